@@ -1,0 +1,118 @@
+"""The statistics behind a verdict. numpy and scipy are imported where they are used, to keep listings light.
+
+Every function takes plain sequences of floats, one value per seed, and returns plain floats.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+LEVEL = 0.95
+#: From this many paired seeds on, the interval of a mean is a bootstrap instead of Student's t.
+BOOTSTRAP_FROM = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Mean of ``n`` values with a two-sided interval at ``level``. ``low``/``high`` are nan when n < 2."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    sd: float
+    level: float = LEVEL
+    method: str = "t"
+
+
+@functools.lru_cache
+def t_quantile(p: float, df: int) -> float:
+    """Quantile of Student's t with ``df`` degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, p))
+
+
+def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """Interval of the mean: Student's t below `BOOTSTRAP_FROM` values, BCa bootstrap (10,000 draws, fixed stream) above.
+
+    Values that are not finite make the interval nan: a diverged run is reported, not dropped.
+    """
+    n = len(values)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0, math.nan, level)
+    if not all(math.isfinite(v) for v in values):
+        return Interval(math.nan, math.nan, math.nan, n, math.nan, level)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, 1, math.nan, level)
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    if n < BOOTSTRAP_FROM or sd == 0.0:
+        half = t_quantile(0.5 + level / 2, n - 1) * sd / math.sqrt(n)
+        return Interval(mean, mean - half, mean + half, n, sd, level)
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    result = bootstrap(
+        (np.asarray(values, dtype=float),), np.mean, confidence_level=level, n_resamples=10_000, method="BCa", rng=np.random.default_rng(0)
+    )
+    low, high = result.confidence_interval
+    return Interval(mean, float(low), float(high), n, sd, level, "bootstrap")
+
+
+def seeds_to_settle(interval: Interval, boundaries: Sequence[float], limit: int = 10_000) -> int | None:
+    """About how many paired seeds bring the interval clear of the nearest of ``boundaries``.
+
+    Assumes that the mean and the standard deviation stay what they are now: the smallest n with
+    ``t(0.975, n-1) * sd / sqrt(n) < |mean - boundary|``. None when unknown or above ``limit``.
+    """
+    if interval.n < 2 or not math.isfinite(interval.sd):
+        return None
+    gap = min(abs(interval.mean - b) for b in boundaries)
+    if gap == 0.0:
+        return None
+    if interval.sd == 0.0:
+        return interval.n
+    for n in _growing(2, limit):
+        if t_quantile(0.975, n - 1) * interval.sd / math.sqrt(n) < gap:
+            return n
+    return None
+
+
+def _growing(start: int, limit: int) -> list[int]:
+    small = list(range(start, 100))
+    large, n = [], 100
+    while n <= limit:
+        large.append(n)
+        n = max(n + 1, int(n * 1.02))
+    return small + large
+
+
+def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson, 1927). ``(0, 1)`` when nothing was tried."""
+    if trials == 0:
+        return 0.0, 1.0
+    z = statistics.NormalDist().inv_cdf(0.5 + level / 2)
+    p = successes / trials
+    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def page_trend(table: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Page's trend test (Page, 1963). Rows are seeds, columns arms in the order expected to ascend.
+
+    Returns one-sided p-values ``(ascending, descending)``, exact for small tables.
+    """
+    import numpy as np
+    from scipy.stats import page_trend_test
+
+    data = np.asarray(table, dtype=float)
+    up = page_trend_test(data, method="exact").pvalue
+    down = page_trend_test(data[:, ::-1], method="exact").pvalue
+    return float(up), float(down)

@@ -1,0 +1,6 @@
+"""Records: what runs leave, where it is kept, and where it comes from. Imports no torch."""
+
+from repro.records.schema import SCHEMA, BadRecord, Record
+from repro.records.store import Loaded, Store, load, write_atomically, write_reference
+
+__all__ = ["SCHEMA", "BadRecord", "Loaded", "Record", "Store", "load", "write_atomically", "write_reference"]

@@ -1,0 +1,151 @@
+"""Where a record comes from: the code that made it, the packages, the machine, the commit."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "scipy", "scikit-learn", "peft")
+#: Parts of the library that cannot change what a run computes.
+_OUTSIDE = ("repro.claims", "repro.cli", "repro.runner", "repro.records")
+
+
+@functools.lru_cache
+def code_hash(module: str, root: Path = ROOT) -> str:
+    """Hash of a module and of every project module that it imports, directly or not.
+
+    Follows the import statements of ``repro`` and ``papers`` without running them, and hashes syntax trees without
+    docstrings: comments, formatting and docstrings do not make a record stale, code does. Decision rules, claims,
+    the runner and the command line are left out: they do not change what a run computes.
+
+    Raises FileNotFoundError when the module itself is absent.
+    """
+    seen: dict[str, bytes] = {}
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        if name in seen or name.startswith(_OUTSIDE):
+            continue
+        path = _source(name, root)
+        if path is None:
+            if name == module:
+                raise FileNotFoundError(f"no source of {module} under {root}")
+            continue
+        tree = ast.parse(path.read_bytes())
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        queue.extend(_imports(tree, package))
+        _strip_docstrings(tree)
+        seen[name] = ast.dump(tree).encode()
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        digest.update(name.encode() + b"\0" + seen[name] + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _source(module: str, root: Path) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _imports(tree: ast.AST, package: str) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            found.append(base)
+            found.extend(f"{base}.{alias.name}" for alias in node.names)
+    return [name for name in found if name.split(".")[0] in ("repro", "papers")]
+
+
+def _strip_docstrings(tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = body[1:]
+
+
+def run_key(identity: Mapping[str, Any]) -> str:
+    """Content address of a run: hash of everything that determines its result."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def file_fingerprint(path: Path | str) -> str:
+    """First 16 hex digits of the SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@functools.lru_cache
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions and hardware, as a record carries them. Names no host, user or path."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    hardware: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        hardware["threads"] = torch.get_num_threads()
+        if device.startswith("cuda") and torch.cuda.is_available():
+            hardware["gpu"] = torch.cuda.get_device_name()
+            hardware["gpu_memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
+            versions["cuda"] = str(torch.version.cuda)
+    return {"versions": versions, "hardware": hardware}
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.lru_cache
+def commit() -> dict[str, Any]:
+    """Commit of the working tree and whether it had changes; empty outside a git checkout."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
+        state = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    if head.returncode:
+        return {}
+    return {"commit": head.stdout.strip()[:12], "dirty": bool(state.stdout.strip())}

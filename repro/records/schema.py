@@ -1,0 +1,139 @@
+"""What a run leaves. A record is JSON, immutable, and carries the pedigree of every number in it.
+
+Numbers that JSON lacks are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+SCHEMA = 1
+STATUSES = ("ok", "diverged", "failed", "timeout", "memory")
+
+
+class BadRecord(ValueError):
+    """A record that cannot be read: not JSON, truncated, of another schema version, or malformed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        key: content address of the run: hash of code, configuration, paper, setting, arm, scale, seed and device.
+        status: ``ok``, ``diverged`` (a loss that is not finite), ``failed``, ``timeout`` or ``memory``.
+        config: the full configuration as resolved.
+        code: hash of the code that made the record (see `repro.records.provenance.code_hash`).
+        metrics: final scalars; what comparisons read.
+        curves: series over training: ``{name: {"x": [...], "y": [...], "of": "step"}}``.
+        profile: measured or counted per run with one profiler for all arms: ``train_tokens``, ``params_total``,
+            ``params_active``, ``train_flops``, ``peak_memory_bytes``, ``wall_s``... What matching is audited on.
+        data: name, kind and fingerprint of the data read.
+        tables: small arrays for the page (co-activation matrices and the like).
+        environment: package versions and hardware.
+        provenance: commit, whether the tree was dirty, start (UTC), wall time in seconds.
+        error: type, message and traceback when the run did not end well.
+    """
+
+    key: str
+    paper: str
+    setting: str
+    arm: str
+    scale: str
+    seed: int
+    status: str
+    config: dict[str, Any]
+    code: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    profile: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """One line of strict JSON, keys in the order of the fields, floats to 9 significant digits."""
+        return json.dumps(_plain(asdict(self)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Record:
+        """The record in ``text``. Raises BadRecord."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadRecord(f"not JSON: {error}") from None
+        return cls.from_dict(raw)
+
+    @classmethod
+    def from_dict(cls, raw: Any) -> Record:
+        """The record in a decoded JSON object. Raises BadRecord."""
+        if not isinstance(raw, dict):
+            raise BadRecord("not a JSON object")
+        if raw.get("schema") != SCHEMA:
+            raise BadRecord(f"schema {raw.get('schema')!r}, this version reads {SCHEMA}")
+        unknown = raw.keys() - _TYPES.keys()
+        if unknown:
+            raise BadRecord(f"unknown field {sorted(unknown)[0]!r}")
+        for name, kind in _TYPES.items():
+            if name not in raw:
+                if name in _REQUIRED:
+                    raise BadRecord(f"field {name!r} is missing")
+                continue
+            if not isinstance(raw[name], kind) or isinstance(raw[name], bool):
+                raise BadRecord(f"field {name!r} is {type(raw[name]).__name__}, not {kind.__name__}")
+        if raw["status"] not in STATUSES:
+            raise BadRecord(f"status {raw['status']!r}")
+        for name in ("metrics", "profile"):
+            raw[name] = {k: _number(name, k, v) for k, v in raw.get(name, {}).items()}
+        for name, curve in raw.get("curves", {}).items():
+            if not isinstance(curve, dict) or not all(isinstance(curve.get(axis), list) for axis in "xy"):
+                raise BadRecord(f"curve {name!r} has no x and y lists")
+            if len(curve["x"]) != len(curve["y"]):
+                raise BadRecord(f"curve {name!r} has {len(curve['x'])} x and {len(curve['y'])} y")
+            for axis in "xy":
+                curve[axis] = [_number("curves", name, v) for v in curve[axis]]
+        return cls(**raw)
+
+
+_TYPES: dict[str, type] = {
+    **{name: str for name in ("key", "paper", "setting", "arm", "scale", "status", "code")},
+    **{name: int for name in ("seed", "schema")},
+    **{
+        name: dict
+        for name in ("config", "metrics", "curves", "profile", "data", "tables", "environment", "provenance", "error")
+    },
+}
+_REQUIRED = ("key", "paper", "setting", "arm", "scale", "seed", "status", "config", "code", "schema")
+assert {f.name for f in fields(Record)} == set(_TYPES)
+
+_SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    if isinstance(value, str) and value in _SPECIAL:
+        return _SPECIAL[value]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadRecord(f"{where}.{name} is {type(value).__name__}, not a number")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(f"{value:.9g}")
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    raise TypeError(f"a record holds plain values, not {type(value).__name__}")

@@ -1,0 +1,132 @@
+"""Where records live: one small file per run, written whole or not at all, never changed afterwards.
+
+A store is a folder ``<root>/<paper>/<scale>/<key>.json``. Committed reference results are the same records, one per
+line, in ``leaderboard/reference/<paper>/<scale>-<setting>.jsonl``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from repro.records.schema import BadRecord, Record
+
+_SAFE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}\Z", re.IGNORECASE)
+
+
+@dataclass
+class Loaded:
+    """Records read from a place and, by name, what could not be read."""
+
+    records: list[Record] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def safe_name(name: str) -> str:
+    """The name itself, if it can be a file name that stays in its folder. Raises ValueError."""
+    if not _SAFE.match(name) or ".." in name:
+        raise ValueError(f"{name!r} cannot be a file name")
+    return name
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write text so that a reader sees the whole of it or nothing, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class Store:
+    """Append-only records under ``root``."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+
+    def path(self, paper: str, scale: str, key: str) -> Path:
+        """Where the record with that key stands. Raises ValueError for a name that would leave the store."""
+        return self.root / safe_name(paper) / safe_name(scale) / f"{safe_name(key)}.json"
+
+    def save(self, record: Record) -> Path:
+        """Write a record; a finished one with the same key stays as it is, a failed one gives way."""
+        path = self.path(record.paper, record.scale, record.key)
+        if self.get(record.paper, record.scale, record.key) is None:
+            write_atomically(path, record.to_json() + "\n")
+        return path
+
+    def get(self, paper: str, scale: str, key: str) -> Record | None:
+        """The finished (``ok`` or ``diverged``) record with that key, or None; an unreadable file counts as absent."""
+        try:
+            record = Record.from_json(self.path(paper, scale, key).read_bytes())
+        except (OSError, BadRecord):
+            return None
+        return record if record.status in ("ok", "diverged") else None
+
+    def load(self, paper: str | None = None, scale: str | None = None) -> Loaded:
+        """Every readable record, sorted, and the names of the files that could not be read."""
+        return load(self.root if paper is None else self.root / paper, scale)
+
+
+def load(root: Path | str, scale: str | None = None) -> Loaded:
+    """Records in every ``.json`` and ``.jsonl`` file below ``root``. Never raises for a bad file: it is reported."""
+    out = Loaded()
+    for path in sorted(_files(Path(root))):
+        if scale is not None and path.parent.name != scale and not path.name.startswith(f"{scale}-"):
+            continue
+        for name, text in _texts(path, out):
+            try:
+                out.records.append(Record.from_json(text))
+            except BadRecord as error:
+                out.problems.append(f"{name}: {error}")
+    out.records.sort(key=lambda r: (r.paper, r.scale, r.setting, r.arm, r.seed, r.key))
+    return out
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.endswith((".json", ".jsonl")) and not name.startswith("."):
+                yield Path(folder) / name
+
+
+def _texts(path: Path, out: Loaded) -> Iterator[tuple[str, bytes]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        out.problems.append(f"{path}: {error.strerror}")
+        return
+    if path.suffix == ".json":
+        yield str(path), content
+        return
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            yield f"{path}:{number}", line
+
+
+def write_reference(records: Iterable[Record], root: Path | str) -> list[Path]:
+    """Write finished records as reference files, one per paper, scale and setting, lines sorted. Returns the paths.
+
+    Files of the papers and scales concerned are replaced, others stay.
+    """
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        if record.status in ("ok", "diverged"):
+            groups.setdefault((record.paper, record.scale, record.setting), []).append(record)
+    paths = []
+    for (paper, scale, setting), group in sorted(groups.items()):
+        group.sort(key=lambda r: (r.arm, r.seed, r.key))
+        path = Path(root) / safe_name(paper) / f"{safe_name(scale)}-{safe_name(setting)}.jsonl"
+        write_atomically(path, "".join(r.to_json() + "\n" for r in group))
+        paths.append(path)
+    return paths
