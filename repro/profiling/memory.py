@@ -1,0 +1,74 @@
+"""Memory, measured and counted."""
+
+from __future__ import annotations
+
+import contextlib
+from types import TracebackType
+from typing import Any
+
+
+class PeakMemory:
+    """Peak memory of a block, in bytes: allocated device memory on CUDA, resident memory of the process elsewhere.
+
+    Resident memory holds the interpreter and its libraries too, so it bounds a run's need from above;
+    `training_bytes` counts what the training itself holds.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self.peak_bytes = 0.0
+
+    def __enter__(self) -> PeakMemory:
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+                file.write("5")  # the kernel's way to reset the high-water mark
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self.device.startswith("cuda"):
+            import torch
+
+            self.peak_bytes = float(torch.cuda.max_memory_allocated())
+            return
+        try:
+            with open("/proc/self/status") as file:
+                for line in file:
+                    if line.startswith("VmHWM"):
+                        self.peak_bytes = float(line.split()[1]) * 1024
+        except OSError:
+            import resource
+
+            self.peak_bytes = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+
+
+def saved_bytes(function: Any, *arguments: Any) -> float:
+    """Bytes of the distinct tensors that autograd keeps for the backward pass of ``function(*arguments)``.
+
+    Parameters are not counted: they are there anyway. Views of one storage count once.
+    """
+    import torch
+
+    parameters = {p.untyped_storage().data_ptr() for a in arguments if isinstance(a, torch.nn.Module) for p in a.parameters()}
+    seen: dict[int, int] = {}
+    keep = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            seen[storage.data_ptr()] = storage.nbytes()
+            keep.append(tensor)  # an address must not be reused while we count
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function(*arguments)
+    del result
+    return float(sum(seen.values()))
+
+
+def training_bytes(parameters: float, *, weight: int = 4, gradient: int = 4, optimizer: int = 8) -> float:
+    """Bytes of weights, gradients and Adam's two moments; 16 per parameter in float32."""
+    return parameters * (weight + gradient + optimizer)

@@ -1,0 +1,204 @@
+"""Executors: the same runs, in this process or in a pool of local processes, the same records."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from repro.records import Record, Store
+from repro.runner.outcome import Outcome
+from repro.runner.plan import Run
+from repro.runner.progress import Progress, Silent
+from repro.runner.worker import ONE_THREAD, carry_out, record_of, serve
+
+
+@dataclass
+class Summary:
+    """What an execution did: the records of the whole plan, in its order, whether run now or found."""
+
+    records: list[Record] = field(default_factory=list)
+    ran: int = 0
+    cached: int = 0
+    failed: list[Record] = field(default_factory=list)
+    interrupted: bool = False
+    wall_s: float = 0.0
+
+
+def default_store() -> Store:
+    """Records below ``results/`` of the working directory, or of the folder that ``REPRO_RESULTS`` names."""
+    return Store(Path(os.environ.get("REPRO_RESULTS", "results")) / "records")
+
+
+def default_workers(device: str = "cpu") -> int:
+    """One process per usable core, one thread each; one process on an accelerator."""
+    if device != "cpu":
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def execute(
+    runs: Sequence[Run],
+    store: Store,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Carry out what the store does not have yet, and return every record of the plan.
+
+    A run that crashes, runs over its time or its memory leaves a record that says so, and the others go on. Ctrl-C
+    stops the workers and returns what is finished, with ``interrupted`` set. ``workers=0`` runs in this process,
+    without time or memory limits (for notebooks and debuggers).
+    """
+    clock = time.monotonic()
+    show = progress or Silent()
+    found = {run.key: record for run in runs if (record := store.get(run.paper, run.scale, run.key)) is not None}
+    todo = [run for run in dict((r.key, r) for r in runs).values() if run.key not in found]
+    summary = Summary(cached=len(found))
+    done: dict[str, Record] = dict(found)
+    count = min(workers if workers is not None else default_workers(runs[0].device if runs else "cpu"), len(todo))
+    with show:
+        show.start(todo, len(found), count)
+        try:
+            for record in _here(todo, store, show) if count == 0 else _Pool(count, store, show).carry_out(todo):
+                done[record.key] = record
+                summary.ran += 1
+                show.finished(record)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+    summary.records = [done[run.key] for run in runs if run.key in done]
+    summary.failed = [r for r in summary.records if r.status not in ("ok", "diverged")]
+    summary.wall_s = time.monotonic() - clock
+    return summary
+
+
+def _here(runs: Sequence[Run], store: Store, show: Progress) -> Iterator[Record]:
+    for run in runs:
+        show.begin(run)
+        record = carry_out(run, lambda step, steps, loss, run=run: show.step(run, step, steps, loss))  # type: ignore[misc]
+        store.save(record)
+        yield record
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Any
+    run: Run | None = None
+    since: float = 0.0
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class _Pool:
+    """Persistent spawned workers, so that torch is imported once per worker; a worker over its limit is replaced."""
+
+    def __init__(self, count: int, store: Store, show: Progress):
+        self.count, self.store, self.show = count, store, show
+        self.context = multiprocessing.get_context("spawn")
+        self.workers: list[_Worker] = []
+
+    def carry_out(self, runs: Sequence[Run]) -> Iterator[Record]:
+        waiting = deque(runs)
+        try:
+            while waiting or any(w.run for w in self.workers):
+                while waiting and len(self.workers) < self.count:
+                    self.workers.append(self._spawn())
+                for worker in self.workers:
+                    if worker.run is None and waiting:
+                        self._hand(worker, waiting.popleft())
+                ready = multiprocessing.connection.wait([w.pipe for w in self.workers], timeout=0.5)
+                for worker in list(self.workers):
+                    record = self._hear(worker) if worker.pipe in ready else None
+                    record = record or self._over_limit(worker)
+                    if record is not None:
+                        yield record
+        finally:
+            for worker in self.workers:
+                self._end(worker)
+
+    def _spawn(self) -> _Worker:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=serve, args=(theirs, str(self.store.root)), daemon=True)
+        with _environment(ONE_THREAD):
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _hand(self, worker: _Worker, run: Run) -> None:
+        worker.run, worker.since, worker.started = run, time.monotonic(), datetime.now(UTC)
+        self.show.begin(run)
+        with contextlib.suppress(BrokenPipeError):  # a worker that is gone is noticed when it is listened to
+            worker.pipe.send(run)
+
+    def _hear(self, worker: _Worker) -> Record | None:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join(5)
+            code = worker.process.exitcode
+            return self._lost(worker, "failed", f"the worker process ended with exit code {code}")
+        run = worker.run
+        assert run is not None
+        if message[0] == "step":
+            self.show.step(run, *message[1:])
+            return None
+        worker.run = None
+        return message[1]
+
+    def _over_limit(self, worker: _Worker) -> Record | None:
+        run = worker.run
+        if run is None:
+            return None
+        if time.monotonic() - worker.since > run.time_limit:
+            return self._lost(worker, "timeout", f"stopped after its limit of {run.time_limit:g} s")
+        used = _resident(worker.process.pid)
+        if used > run.memory_limit:
+            text = f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory_limit / 2**30:.2f} GiB"
+            return self._lost(worker, "memory", text)
+        return None
+
+    def _lost(self, worker: _Worker, status: str, message: str) -> Record | None:
+        run = worker.run
+        self._end(worker)
+        self.workers.remove(worker)
+        if run is None:
+            return None
+        error = {"type": status, "message": message, "traceback": ""}
+        record = record_of(run, status, Outcome(), error, worker.started, time.monotonic() - worker.since)
+        self.store.save(record)
+        return record
+
+    def _end(self, worker: _Worker) -> None:
+        worker.pipe.close()
+        worker.process.kill()
+        worker.process.join(5)
+
+
+def _resident(pid: int | None) -> int:
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,134 @@
+"""Carries out one run, in whatever process it finds itself in, and turns whatever happens into a record."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from repro.claims import ACCOUNTING
+from repro.records import Record
+from repro.records.provenance import commit, environment
+from repro.runner.outcome import Context, Outcome
+from repro.runner.plan import Run
+
+#: For every process that trains: one thread, because threads of several processes fight over few cores, and no
+#: threads inside tokenizers. Set before torch is imported.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def carry_out(run: Run, progress: Callable[[int, int, float | None], None] | None = None) -> Record:
+    """Run it and return its record. Exceptions of the experiment become a ``failed`` record; Ctrl-C passes through."""
+    started = datetime.now(UTC)
+    clock = time.perf_counter()
+    status, error, outcome = "ok", {}, Outcome()
+    try:
+        module, _, name = run.entry.rpartition(".")
+        function = getattr(importlib.import_module(module), name)
+        if run.arm == ACCOUNTING:
+            outcome = Outcome(metrics=function())
+        else:
+            outcome = _experiment(function, run, progress)
+        if outcome.diverged:
+            status = "diverged"
+    except MemoryError as problem:
+        status, error = "memory", describe(problem)
+    except Exception as problem:
+        status, error = "failed", describe(problem)
+    wall = time.perf_counter() - clock
+    return record_of(run, status, outcome, error, started, wall)
+
+
+def _experiment(function: Callable[..., Outcome], run: Run, progress: Any) -> Outcome:
+    from repro.papers import load_paper
+    from repro.profiling.memory import PeakMemory
+
+    config = load_paper(run.paper).config(**run.config)
+    context = Context(run.seed, run.device, run.scale, *([progress] if progress else []))
+    with PeakMemory(run.device) as memory:
+        outcome = function(config, context)
+    outcome.profile.setdefault("peak_memory_bytes", memory.peak_bytes)
+    return outcome
+
+
+def describe(problem: BaseException) -> dict[str, str]:
+    """Type, message and traceback of an exception, without the paths of this machine."""
+    text = "".join(traceback.format_exception(problem))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    for prefix in (root + os.sep, sys.prefix + os.sep, os.path.expanduser("~") + os.sep):
+        text = text.replace(prefix, "")
+    return {"type": type(problem).__name__, "message": str(problem)[:2000], "traceback": text[-8000:]}
+
+
+def record_of(
+    run: Run, status: str, outcome: Outcome, error: dict[str, str], started: datetime, wall: float
+) -> Record:
+    """The record of a run that ended in ``status`` after ``wall`` seconds."""
+    return Record(
+        key=run.key,
+        paper=run.paper,
+        setting=run.setting,
+        arm=run.arm,
+        scale=run.scale,
+        seed=run.seed,
+        status=status,
+        config=run.config,
+        code=run.code,
+        metrics=outcome.metrics,
+        curves=outcome.curves,
+        profile=outcome.profile,
+        data=outcome.data,
+        tables=outcome.tables,
+        environment=environment(run.device),
+        provenance={**commit(), "started": started.isoformat(timespec="seconds"), "wall_s": round(wall, 3)},
+        error=error,
+    )
+
+
+def serve(connection: Any, store_root: str | None) -> None:
+    """Loop of a worker process: take runs from the pipe, save each record before telling of it, end with the pipe."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    from repro.records import Store
+
+    store = Store(store_root) if store_root else None
+    last = 0.0
+
+    def progress(step: int, steps: int, loss: float | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 0.2 or step >= steps:
+            last = now
+            connection.send(("step", step, steps, loss))
+
+    try:
+        while True:
+            run = connection.recv()
+            record = carry_out(run, progress)
+            if store is not None:
+                store.save(record)
+            connection.send(("record", record))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with its parent, where that exists: an orphan would train on."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, 9)
