@@ -373,9 +373,7 @@ class Paper:
                     wanted.update(comparison.arms)
         return tuple(arm.name for arm in self.arms if arm.name in wanted)
 
-    def resolve(
-        self, setting: str, arm: str, scale: str, overrides: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def resolve(self, setting: str, arm: str, scale: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The full configuration of a run: defaults < setting < preset < preset for the setting < arm < overrides.
 
         Raises KeyError for an unknown arm, setting or scale and ValueError for an unknown option.

@@ -174,7 +174,9 @@ def _published(claim: Claim, comparison: Comparison) -> Published | None:
     return claim.published if comparison.role == "primary" else None
 
 
-def _finding(claim: Claim, comparison: Comparison, setting: str, scale: str, verdict: Verdict, reason: str, **more: Any):
+def _finding(
+    claim: Claim, comparison: Comparison, setting: str, scale: str, verdict: Verdict, reason: str, **more: Any
+):
     return Finding(
         claim.id, comparison.name, comparison.title, comparison.role, setting, scale, verdict, reason, **more
     )
@@ -220,9 +222,7 @@ def _compare(
     unit = "" if isinstance(comparison, Ordering) else "%" if comparison.relative_to else comparison.unit
     common: dict[str, Any] = {"published": published, "unit": unit, "rule": describe(comparison)}
     if missing:
-        return _finding(
-            claim, comparison, setting, scale, "untested", f"no records of {', '.join(missing)}", **common
-        )
+        return _finding(claim, comparison, setting, scale, "untested", f"no records of {', '.join(missing)}", **common)
     shared = set.intersection(*(bench.seeds(setting, a) for a in arms))
     if twin is not None:
         shared = {s for s in shared if s + PLACEBO_SHIFT in shared}
@@ -232,7 +232,12 @@ def _compare(
     common["seeds"] = seeds
     common["records"] = tuple(bench.cells[setting, a, s].key for a in arms for s in seeds)
     common["arms"] = {a: mean_interval([bench.value(setting, a, s, comparison.metric) for s in seeds]) for a in arms}
-    lost = [f"{a} seed {s}: {bench.cells[setting, a, s].status}" for a in arms for s in seeds if bench.cells[setting, a, s].status != "ok"]
+    lost = [
+        f"{a} seed {s}: {bench.cells[setting, a, s].status}"
+        for a in arms
+        for s in seeds
+        if bench.cells[setting, a, s].status != "ok"
+    ]
     if twin is None:
         common["audit"] = _audit(comparison.matched, comparison.compared, setting, seeds, bench)
     if len(seeds) < comparison.min_seeds:
@@ -282,7 +287,13 @@ def _effects(c: Contrast, setting: str, seeds: Sequence[int], bench: _Bench, twi
 
 
 def _contrast(
-    terms: Mapping[str, float], offset: float, metric: str, setting: str, seed: int, bench: _Bench, relative_to: str | None
+    terms: Mapping[str, float],
+    offset: float,
+    metric: str,
+    setting: str,
+    seed: int,
+    bench: _Bench,
+    relative_to: str | None,
 ) -> float:
     total = offset + sum(k * bench.value(setting, arm, seed, metric) for arm, k in terms.items())
     if relative_to is None:

@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 LEVEL = 0.95
 #: From this many paired seeds on, the interval of a mean is a bootstrap instead of Student's t.
 BOOTSTRAP_FROM = 30
@@ -59,7 +58,12 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     from scipy.stats import bootstrap
 
     result = bootstrap(
-        (np.asarray(values, dtype=float),), np.mean, confidence_level=level, n_resamples=10_000, method="BCa", rng=np.random.default_rng(0)
+        (np.asarray(values, dtype=float),),
+        np.mean,
+        confidence_level=level,
+        n_resamples=10_000,
+        method="BCa",
+        rng=np.random.default_rng(0),
     )
     low, high = result.confidence_interval
     return Interval(mean, float(low), float(high), n, sd, level, "bootstrap")

@@ -59,7 +59,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line of strict JSON, keys in the order of the fields, floats to 9 significant digits."""
-        return json.dumps(_plain(asdict(self)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return json.dumps(plain(asdict(self)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Record:
@@ -102,12 +102,11 @@ class Record:
 
 
 _TYPES: dict[str, type] = {
-    **{name: str for name in ("key", "paper", "setting", "arm", "scale", "status", "code")},
-    **{name: int for name in ("seed", "schema")},
-    **{
-        name: dict
-        for name in ("config", "metrics", "curves", "profile", "data", "tables", "environment", "provenance", "error")
-    },
+    **dict.fromkeys(("key", "paper", "setting", "arm", "scale", "status", "code"), str),
+    **dict.fromkeys(("seed", "schema"), int),
+    **dict.fromkeys(
+        ("config", "metrics", "curves", "profile", "data", "tables", "environment", "provenance", "error"), dict
+    ),
 }
 _REQUIRED = ("key", "paper", "setting", "arm", "scale", "seed", "status", "config", "code", "schema")
 assert {f.name for f in fields(Record)} == set(_TYPES)
@@ -123,17 +122,18 @@ def _number(where: str, name: str, value: Any) -> float:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value in JSON's types, as a record spells it. Raises TypeError for what is not plain."""
     if isinstance(value, float):
         if math.isfinite(value):
             return float(f"{value:.9g}")
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if value is None or isinstance(value, (str, int, bool)):
         return value
     if hasattr(value, "item"):
-        return _plain(value.item())
+        return plain(value.item())
     raise TypeError(f"a record holds plain values, not {type(value).__name__}")

@@ -1,0 +1,132 @@
+"""One command line: list, show, run, judge, leaderboard, doctor, new.
+
+Exit codes: 0; 1 when a run failed; 2 for bad input, with one line that names the nearest valid choices; 130 after
+Ctrl-C. Nothing here imports torch before a run starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from repro.claims import SCALES
+from repro.cli.choices import BadInput, nearest
+
+VERBS = ("list", "show", "run", "judge", "leaderboard", "doctor", "new")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        found, rest = super().parse_known_args(args, namespace)
+        unknown = [word for word in rest if word.startswith("-")]
+        if unknown:
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            raise BadInput(f"unknown flag {unknown[0]!r}; {nearest(unknown[0].partition('=')[0], flags)}")
+        return found, rest
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser(prog="repro", description="Claims of machine-learning papers as experiments that run.")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    verb("list", "List the papers.")
+
+    show = verb("show", "Show a paper: its claims, arms, settings and scales.")
+    show.add_argument("paper", metavar="PAPER")
+
+    run = verb("run", "Run papers, judge their claims and write the leaderboard page.")
+    run.add_argument("papers", metavar="PAPER", nargs="+", help="slugs, or all")
+    _selection(run)
+    run.add_argument("--seeds", type=int, metavar="N", help="number of seeds, counted from 0")
+    run.add_argument("--arms", metavar="A,B", help="only these arms")
+    run.add_argument("--settings", metavar="A,B", help="only these settings")
+    run.add_argument("--data", metavar="A,B", help="only the settings on this data")
+    run.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
+    run.add_argument("--workers", type=int, metavar="N", help="processes at a time (default: as the cores allow)")
+    run.add_argument("--time-limit", type=float, metavar="SECONDS", help="for one run")
+    run.add_argument(
+        "--reference", action="store_true", help="afterwards write the finished records to leaderboard/reference"
+    )
+
+    judge = verb("judge", "Judge stored records again, without running anything.")
+    judge.add_argument("paper", metavar="PAPER")
+    _selection(judge)
+    judge.add_argument("--reference", action="store_true", help="judge the committed reference records instead")
+
+    board = verb("leaderboard", "Build the leaderboard page from reference and local records.")
+    board.add_argument("--out", metavar="FOLDER", help="where the page goes (default: leaderboard/site)")
+
+    verb("doctor", "Say what this machine has and what each scale would need.")
+
+    new = verb("new", "Lay down the folder and the test of a new paper.")
+    new.add_argument("slug", metavar="SLUG", help="lower-case letters, digits, underscores")
+    new.add_argument("--title", help="of the paper")
+    return top
+
+
+def _selection(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--scale", default="laptop", metavar="SCALE", help=", ".join(SCALES) + " (default: laptop)")
+    verb.add_argument("--claims", metavar="C1,C2", help="only these claims")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override an option of the paper's configuration; repeatable",
+    )  # fmt: skip
+    verb.add_argument("--placebo", action="store_true", help="compare each baseline with itself under other seeds")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BadInput as error:
+        print(f"repro: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("repro: interrupted; what is finished is kept and the next start goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+    top = parser()
+    if not argv:
+        top.print_help()
+        return 0
+    if not argv[0].startswith("-") and argv[0] not in VERBS:
+        raise BadInput(f"unknown verb {argv[0]!r}; {nearest(argv[0], VERBS)}")
+    arguments = top.parse_args(argv)
+    if arguments.verb == "list":
+        from repro.cli.listing import list_papers
+
+        return list_papers()
+    if arguments.verb == "show":
+        from repro.cli.listing import show_paper
+
+        return show_paper(arguments.paper)
+    if arguments.verb == "doctor":
+        from repro.cli.doctor import doctor
+
+        return doctor()
+    if arguments.verb == "new":
+        from repro.cli.new import new
+
+        return new(arguments.slug, arguments.title)
+    from repro.cli import running
+
+    return getattr(running, arguments.verb)(arguments)
