@@ -100,6 +100,12 @@ def _files(root: Path) -> Iterator[Path]:
                 yield Path(folder) / name
 
 
+def texts(root: Path | str, out: Loaded) -> Iterator[tuple[str, bytes]]:
+    """Name and text of every record below ``root``, unparsed; files that cannot be read go to ``out.problems``."""
+    for path in sorted(_files(Path(root))):
+        yield from _texts(path, out)
+
+
 def _texts(path: Path, out: Loaded) -> Iterator[tuple[str, bytes]]:
     try:
         content = path.read_bytes()
