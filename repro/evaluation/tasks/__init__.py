@@ -1,0 +1,1 @@
+"""Task definitions of lm-evaluation-harness over local files. The bridge fills in the files."""
