@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from repro.claims.contract import (
@@ -133,7 +133,8 @@ def _judge_claim(paper: Paper, claim: Claim, bench: _Bench, scale: str, placebo:
         present = set(bench.settings())
         for setting in tried:
             if setting in present:
-                findings.append(_compare(claim, comparison, setting, bench, scale, placebo))
+                found = _compare(claim, comparison, setting, bench, scale, placebo)
+                findings.append(_without_verdict(found) if scale == "smoke" else found)
         if not present & set(tried):
             findings.append(
                 _finding(
@@ -151,6 +152,11 @@ def _judge_claim(paper: Paper, claim: Claim, bench: _Bench, scale: str, placebo:
         verdict = "untested"
     tripped = tuple(f for f in findings if f.role == "control" and f.verdict in ("reproduced", "partly"))
     return Judgement(claim, scale, verdict, tuple(findings), tripped)
+
+
+def _without_verdict(finding: Finding) -> Finding:
+    """Smoke scale proves the machinery: its numbers are shown, nothing is concluded from them."""
+    return replace(finding, verdict="untested", reason=f"smoke scale gives no verdict ({finding.reason})", settle=None)
 
 
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
@@ -193,6 +199,8 @@ def _computed(claim: Claim, comparison: Computed, bench: _Bench) -> Finding:
     if record is None or comparison.quantity not in record.metrics:
         return _finding(claim, comparison, "", "published", "untested", "the accounting has not run", **common)
     value = float(record.metrics[comparison.quantity])
+    if not math.isfinite(value):
+        return _finding(claim, comparison, "", "published", "inconclusive", f"computed {value}", **common)
     off = abs(value - comparison.expected) / abs(comparison.expected)
     verdict: Verdict = "reproduced" if off <= comparison.tolerance else "contradicted"
     reason = f"computed {value:,.6g}, published {comparison.expected:,.6g} ({off:+.2%} off)".replace("(+", "(")
@@ -232,21 +240,18 @@ def _compare(
     common["seeds"] = seeds
     common["records"] = tuple(bench.cells[setting, a, s].key for a in arms for s in seeds)
     common["arms"] = {a: mean_interval([bench.value(setting, a, s, comparison.metric) for s in seeds]) for a in arms}
-    lost = [
-        f"{a} seed {s}: {bench.cells[setting, a, s].status}"
-        for a in arms
-        for s in seeds
-        if bench.cells[setting, a, s].status != "ok"
-    ]
+    read = seeds if twin is None else (*seeds, *(s + PLACEBO_SHIFT for s in seeds))
+    cells = {(a, s): bench.cells[setting, a, s].status for a in arms for s in read}
+    lost = [f"{a} seed {s}: {status}" for (a, s), status in cells.items() if status != "ok"]
     if twin is None:
         common["audit"] = _audit(comparison.matched, comparison.compared, setting, seeds, bench)
+    if lost:
+        return _finding(claim, comparison, setting, scale, "inconclusive", "; ".join(lost), **common)
     if len(seeds) < comparison.min_seeds:
         values = _effects(comparison, setting, seeds, bench, twin) if isinstance(comparison, Contrast) else []
         effect = mean_interval(values) if values else None
         reason = f"{len(seeds)} paired seeds, {comparison.min_seeds} needed"
         return _finding(claim, comparison, setting, scale, "inconclusive", reason, effect=effect, **common)
-    if lost:
-        return _finding(claim, comparison, setting, scale, "inconclusive", "; ".join(lost), **common)
     unfair = [a for a in common.get("audit", ()) if not a.ok]
     failed = [] if twin else [p for p in comparison.preconditions if not _holds(p, setting, seeds, bench)]
 
@@ -268,9 +273,6 @@ def _compare(
         reason = "arms not matched: " + "; ".join(
             f"{a.quantity} differs by {a.deviation:.2%}, {a.tolerance:.2%} allowed" for a in unfair
         )
-    if scale == "smoke":
-        verdict, settle = "untested", None
-        reason = "smoke scale proves the machinery and never gives a verdict"
     return _finding(
         claim, comparison, setting, scale, verdict, reason, effect=effect, ratio=ratio, settle=settle, **common
     )
@@ -282,7 +284,7 @@ def _effects(c: Contrast, setting: str, seeds: Sequence[int], bench: _Bench, twi
             (bench.value(setting, twin, s, c.metric), bench.value(setting, twin, s + PLACEBO_SHIFT, c.metric))
             for s in seeds
         ]
-        return [(a - b) * (100 / a if c.relative_to else 1) for a, b in pairs]
+        return [_percent(a - b, a) if c.relative_to else a - b for a, b in pairs]
     return [_contrast(c.terms, c.offset, c.metric, setting, s, bench, c.relative_to) for s in seeds]
 
 
@@ -298,8 +300,12 @@ def _contrast(
     total = offset + sum(k * bench.value(setting, arm, seed, metric) for arm, k in terms.items())
     if relative_to is None:
         return total
-    base = bench.value(setting, relative_to, seed, metric)
-    return 100.0 * total / base if base else math.nan
+    return _percent(total, bench.value(setting, relative_to, seed, metric))
+
+
+def _percent(difference: float, base: float) -> float:
+    """In percent of the size of ``base``: a negative base (a log-likelihood) must not turn the sign around."""
+    return 100.0 * difference / abs(base) if base else math.nan
 
 
 def _holds(p: Precondition, setting: str, seeds: Sequence[int], bench: _Bench) -> bool:

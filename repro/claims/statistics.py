@@ -14,6 +14,7 @@ from dataclasses import dataclass
 LEVEL = 0.95
 #: From this many paired seeds on, the interval of a mean is a bootstrap instead of Student's t.
 BOOTSTRAP_FROM = 30
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,11 @@ def t_quantile(p: float, df: int) -> float:
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """Interval of the mean: Student's t below `BOOTSTRAP_FROM` values, BCa bootstrap (10,000 draws, fixed stream) above.
+    """Interval of the mean: Student's t below `BOOTSTRAP_FROM` values; from there on each bound is the outer one of
+    Student's and of a studentised bootstrap.
 
+    At 30 values percentile and BCa bootstraps cover about 93 % and let more than 2.5 % of null effects pass; so do the
+    studentised one for heavy tails (92.7 %) and Student's t for skewed values (92.6 %). The outer bounds serve both.
     Values that are not finite make the interval nan: a diverged run is reported, not dropped.
     """
     n = len(values)
@@ -51,22 +55,30 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1, math.nan, level)
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    if n < BOOTSTRAP_FROM or sd == 0.0:
-        half = t_quantile(0.5 + level / 2, n - 1) * sd / math.sqrt(n)
-        return Interval(mean, mean - half, mean + half, n, sd, level)
-    import numpy as np
-    from scipy.stats import bootstrap
+    half = t_quantile(0.5 + level / 2, n - 1) * sd / math.sqrt(n)
+    low, high = mean - half, mean + half
+    bounds = _studentised(values, mean, sd, level) if n >= BOOTSTRAP_FROM and sd > 0.0 else None
+    if bounds is None:
+        return Interval(mean, low, high, n, sd, level)
+    return Interval(mean, min(low, bounds[0]), max(high, bounds[1]), n, sd, level, "bootstrap")
 
-    result = bootstrap(
-        (np.asarray(values, dtype=float),),
-        np.mean,
-        confidence_level=level,
-        n_resamples=10_000,
-        method="BCa",
-        rng=np.random.default_rng(0),
-    )
-    low, high = result.confidence_interval
-    return Interval(mean, float(low), float(high), n, sd, level, "bootstrap")
+
+def _studentised(values: Sequence[float], mean: float, sd: float, level: float) -> tuple[float, float] | None:
+    """Bounds from resampled means over their own standard errors, a fixed stream; None where one has no spread."""
+    import numpy as np
+
+    data = np.asarray(values, dtype=float)
+    n = len(data)
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(RESAMPLES // 1000):
+        draws = data[rng.integers(n, size=(1000, n))]
+        spread = draws.std(axis=1, ddof=1)
+        if not spread.min() > 1e-9 * sd:
+            return None
+        ratios.append((draws.mean(axis=1) - mean) / spread)
+    low, high = np.quantile(np.concatenate(ratios), (0.5 - level / 2, 0.5 + level / 2))
+    return float(mean - high * sd), float(mean - low * sd)
 
 
 def seeds_to_settle(interval: Interval, boundaries: Sequence[float], limit: int = 10_000) -> int | None:
@@ -111,8 +123,13 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, fl
 def page_trend(table: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Page's trend test (Page, 1963). Rows are seeds, columns arms in the order expected to ascend.
 
-    Returns one-sided p-values ``(ascending, descending)``, exact for small tables.
+    Returns exact one-sided p-values ``(ascending, descending)``. With two columns it is the sign test, a tie counting
+    for neither side; a single row decides nothing, ``(1, 1)``.
     """
+    if len(table) < 2 or len(table[0]) < 2:
+        return 1.0, 1.0
+    if len(table[0]) == 2:
+        return _sign(sum(a < b for a, b in table), len(table)), _sign(sum(a > b for a, b in table), len(table))
     import numpy as np
     from scipy.stats import page_trend_test
 
@@ -120,3 +137,8 @@ def page_trend(table: Sequence[Sequence[float]]) -> tuple[float, float]:
     up = page_trend_test(data, method="exact").pvalue
     down = page_trend_test(data[:, ::-1], method="exact").pvalue
     return float(up), float(down)
+
+
+def _sign(wins: int, trials: int) -> float:
+    """Probability of at least that many wins of a fair coin."""
+    return sum(math.comb(trials, k) for k in range(wins, trials + 1)) / 2**trials

@@ -51,4 +51,4 @@ def _resolved(
 
 
 def _started(record: Record) -> str:
-    return str(record.provenance.get("start", ""))
+    return str(record.provenance.get("started", ""))
