@@ -75,50 +75,57 @@ def fingerprint(*parts: Tensor | np.ndarray | str | None) -> str:
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """Rows of ``sequence + 1`` tokens, each giving ``sequence`` predictions.
+    """Rows of ``sequence + 1`` tokens, each giving ``sequence`` predictions, cut from one stream of tokens.
 
-    Packed (``tokens`` is 1-D): one long stream; row i starts at token ``i * sequence`` and shares its last token with
-    the next row, so that an epoch predicts every token once. Padded (``tokens`` is [rows, sequence + 1]): one document
-    a row; ``lengths`` says how many tokens of a row are real.
+    Packed (no ``starts``): row i begins at token ``i * sequence`` and shares its last token with the next row, so that
+    an epoch predicts every token once. By document (``starts`` and ``lengths``, LongTensor [rows]): a row is one
+    document, cut at ``sequence + 1`` tokens or filled up with ``pad``, which counts in no loss.
+
+    ``tokens`` is an integer tensor [tokens]; ``answers``, uint8 of the same shape, is what `Batch.answers` shows.
     """
 
     tokens: Tensor
     sequence: int
     answers: Tensor | None = None
+    starts: Tensor | None = None
     lengths: Tensor | None = None
+    pad: int = 0
 
     def __post_init__(self) -> None:
         if self.sequence < 1:
             raise ValueError(f"sequence must be at least 1, not {self.sequence}")
-        if (self.tokens.dim() == 2) != (self.lengths is not None):
-            raise ValueError("padded rows need lengths, packed rows have none")
-        if self.tokens.dim() == 2 and self.tokens.shape[1] != self.sequence + 1:
-            raise ValueError(f"rows of {self.tokens.shape[1]} tokens for a sequence of {self.sequence}")
+        if (self.starts is None) != (self.lengths is None):
+            raise ValueError("rows by document need both starts and lengths")
         if self.answers is not None and self.answers.shape != self.tokens.shape:
             raise ValueError("answers and tokens differ in shape")
         if len(self) < 1:
             raise ValueError(f"{self.tokens.numel()} tokens give no row of {self.sequence + 1}")
 
     def __len__(self) -> int:
-        return len(self.tokens) if self.tokens.dim() == 2 else (len(self.tokens) - 1) // self.sequence
+        return len(self.starts) if self.starts is not None else max(0, len(self.tokens) - 1) // self.sequence
 
     def take(self, indices: Tensor) -> Batch:
         """The rows ``indices`` (LongTensor [batch]) as a batch."""
-        if self.lengths is not None:
-            rows = self.tokens[indices].long()
-            marks = None if self.answers is None else self.answers[indices]
-            real = torch.arange(1, self.sequence + 1) < self.lengths[indices][:, None]
-            targets = rows[:, 1:].masked_fill(~real, IGNORED)
+        place = torch.arange(self.sequence + 1)
+        if self.starts is None or self.lengths is None:
+            at = indices[:, None] * self.sequence + place
+            real = None
         else:
-            at = indices[:, None] * self.sequence + torch.arange(self.sequence + 1)
-            rows = self.tokens[at].long()
-            marks = None if self.answers is None else self.answers[at]
-            targets = rows[:, 1:]
-        answers = torch.zeros(targets.shape, dtype=torch.uint8) if marks is None else marks[:, 1:]
-        return Batch(rows[:, :-1].contiguous(), targets.contiguous(), answers.contiguous())
+            last = self.lengths[indices][:, None] - 1
+            at = self.starts[indices][:, None] + torch.minimum(place, last)
+            real = place <= last
+        tokens = self.tokens[at].long()
+        answers = torch.zeros_like(at, dtype=torch.uint8) if self.answers is None else self.answers[at]
+        inputs, targets, answers = tokens[:, :-1], tokens[:, 1:], answers[:, 1:]
+        if real is not None:
+            inputs = inputs.masked_fill(~real[:, :-1], self.pad)
+            targets = targets.masked_fill(~real[:, 1:], IGNORED)
+            answers = answers.masked_fill(~real[:, 1:], 0)
+        return Batch(inputs.contiguous(), targets.contiguous(), answers.contiguous())
 
     def parts(self) -> tuple[Tensor | None, ...]:
-        return self.tokens, self.answers, self.lengths
+        """The tensors that make up the content, for a fingerprint."""
+        return self.tokens, self.answers, self.starts, self.lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +136,7 @@ class LanguageData:
         name: as the registry knows it.
         train, held_out: rows of tokens.
         tokenizer: a transformers fast tokenizer; ``len(tokenizer) == vocab_size``.
-        sequence: predictions per row. For padded data not longer than the longest document.
+        sequence: predictions per row. For rows by document not longer than the longest document.
         source: ``generated``, ``bundled`` or ``real``.
         description: one or two sentences for people.
         details: what a record should keep beside the fingerprint (sizes, revision, Python version...).

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from repro.records.provenance import code_hash, run_key
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,15 @@ def cached(name: str, identity: Mapping[str, Any], module: str, build: Callable[
         return read()
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def column(table: Dataset, name: str) -> np.ndarray:
+    """A column of numbers, or of lists of numbers put one after another, as one array."""
+    import numpy as np
+
+    chunks = table.data.column(name).chunks
+    flat = [chunk.flatten() if hasattr(chunk, "flatten") else chunk for chunk in chunks]
+    return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in flat])
 
 
 @contextmanager

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from repro.data.base import LanguageData, TokenRows
-from repro.data.cache import cache_dir, quiet
+from repro.data.base import LanguageData, TokenRows, order_seed
+from repro.data.cache import cache_dir, cached, column, quiet
 from repro.data.errors import MissingData
-from repro.data.tokenizers import byte_tokenizer, encode_bytes
+from repro.data.text import Document, question, token_rows, tokenise, tokenizer_fingerprint
+from repro.data.tokenizers import load_tokenizer
+from repro.records.provenance import file_fingerprint, run_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 #: Seconds to wait for the hub before calling it out of reach.
 PATIENCE = 4.0
+_YES = ("1", "TRUE", "YES", "ON")
 _READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+class Answer(NamedTuple):
+    """What the hub says about a repository: the commit of the revision, or why it says nothing."""
+
+    commit: str | None
+    problem: str | None
+    offline: bool
 
 
 @dataclass(frozen=True)
@@ -41,18 +54,19 @@ METAMATH = Source("metamath", "meta-math/MetaMathQA", None, ("query", "response"
 SLIMPAJAMA = Source("slimpajama", "DKYoon/SlimPajama-6B", None, ("text",), "data/train-*.parquet")
 
 
-def reachable(hub_id: str, kind: Literal["dataset", "model"] = "dataset", revision: str | None = None) -> str | None:
-    """None when the hub answers for ``hub_id`` within `PATIENCE` seconds, else the reason why not."""
+def probe(hub_id: str, kind: Literal["dataset", "model"] = "dataset", revision: str | None = None) -> Answer:
+    """Ask the hub for ``hub_id``; waits no longer than about `PATIENCE` seconds, and not at all when the hub's client
+    is switched off (``HF_HUB_OFFLINE``, ``HF_DATASETS_OFFLINE``)."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    if HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
+    if HF_HUB_OFFLINE or (kind == "dataset" and os.environ.get("HF_DATASETS_OFFLINE", "0").upper() in _YES):
+        return Answer(None, "the hub's client is offline and holds no copy", True)
     try:
-        HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=PATIENCE)
+        info = HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=PATIENCE)
     except Exception as error:  # every way in which a network can fail
-        return f"{type(error).__name__} from the hub"
-    return None
+        return Answer(None, f"{type(error).__name__} from the hub", False)
+    return Answer(info.sha, None, False)
 
 
 def local_files(folder: Path, split: str) -> list[Path]:
@@ -66,12 +80,25 @@ def local_files(folder: Path, split: str) -> list[Path]:
     return []
 
 
-def load_split(source: Source, split: str, *, revision: str | None = None, any_file: bool = False) -> Dataset:
-    """One split of a real data set as a `datasets.Dataset`.
+def load_split(
+    source: Source,
+    split: str,
+    *,
+    revision: str | None = None,
+    any_file: bool = False,
+    stream: bool = False,
+) -> tuple[Iterable[Mapping[str, Any]], str]:
+    """One split of a real data set as a `datasets.Dataset`, and an identity that changes when its content does.
 
-    Looks in ``REPRO_DATA_DIR/<folder>/`` first, in the hub's file layout or the original one, then on the hub
-    (``HF_HUB_OFFLINE=1`` reads what the hub's client has cached). ``any_file``: a folder without split names in its
-    file names is one split. Runs no code of the data set's. Raises MissingData.
+    Looks in ``REPRO_DATA_DIR/<folder>/`` first, in the hub's file layout or the original one, then on the hub, at
+    ``revision`` or the newest commit. Runs no code of the data set's.
+
+    Args:
+        any_file: take all files of a folder whose file names name no split.
+        stream: read from the hub as an iterator (`datasets.IterableDataset`), so that the first documents of a large
+            set do not cost the download of all.
+
+    Raises MissingData when neither place has it, or has it without the expected fields.
     """
     from datasets import load_dataset
 
@@ -82,81 +109,178 @@ def load_split(source: Source, split: str, *, revision: str | None = None, any_f
         if not files and any_file:
             files = next((f for s in _READERS if (f := sorted(folder.rglob(f"*{s}")))), [])
         if not files:
-            raise _missing(source, f"{folder} holds no file of split {split!r}")
-        with quiet():
-            found = load_dataset(
-                _READERS[files[0].suffix],
-                data_files=[str(file) for file in files],
-                split="train",
-                cache_dir=str(cache_dir() / "datasets"),
-            )
-    else:
-        from huggingface_hub.constants import HF_HUB_OFFLINE
-
-        problem = reachable(source.hub_id, revision=revision)
-        if problem and not HF_HUB_OFFLINE:
-            raise _missing(source, problem)
+            raise missing(source, f"{source.folder}/ in REPRO_DATA_DIR holds no file of split {split!r}")
+        identity = run_key({file.name: file_fingerprint(file) for file in files})
         try:
-            found = load_dataset(source.hub_id, source.config, split=split, revision=revision)
+            with quiet():
+                found = load_dataset(
+                    _READERS[files[0].suffix],
+                    data_files=[str(file) for file in files],
+                    split="train",
+                    cache_dir=str(cache_dir() / "datasets"),
+                )
         except Exception as error:
-            raise _missing(source, problem or f"{type(error).__name__}: {error}") from error
-    absent = [name for name in source.fields if name not in found.column_names]
+            raise missing(source, f"{files[0].name} cannot be read: {error.__cause__ or error}") from error
+    else:
+        answer = probe(source.hub_id, revision=revision)
+        if answer.problem and not answer.offline:
+            raise missing(source, answer.problem)
+        commit = answer.commit or revision
+        try:
+            found = load_dataset(source.hub_id, source.config, split=split, revision=commit, streaming=stream)
+        except Exception as error:
+            raise missing(source, answer.problem or f"{type(error).__name__}: {error}") from error
+        identity = run_key(
+            {"hub": source.hub_id, "commit": commit, "split": split, "of": getattr(found, "_fingerprint", "")}
+        )
+    names = found.column_names or list(next(iter(found)))
+    absent = [name for name in source.fields if name not in names]
     if absent:
-        raise _missing(source, f"the data found have no field {absent[0]!r}, only {', '.join(found.column_names)}")
-    return found
+        raise missing(source, f"the data found have no field {absent[0]!r}, only {', '.join(names)}")
+    return found, identity
 
 
-def _missing(source: Source, reason: str) -> MissingData:
+def missing(source: Source, reason: str) -> MissingData:
+    """The error for a data set that is not to be had, with the ways to get it."""
     return MissingData(
         f"data set {source.folder!r} is absent ({reason}). Ways to get it: put its files ({source.layout}) in the "
-        f"folder REPRO_DATA_DIR/{source.folder}/; or let the hub serve {source.hub_id!r} (network needed once; "
+        f"folder REPRO_DATA_DIR/{source.folder}/; or let the hub serve {source.hub_id!r} (network needed once, "
         "HF_HUB_OFFLINE=1 then uses the cached copy); or choose data that need no download: --data word-problems, "
         "stdlib or composition."
     )
 
 
-def gsm8k(sequence: int, *, limit: int | None = None, revision: str | None = None) -> LanguageData:
-    """GSM8K as bytes, ``query: {question}\\nresponse: {answer}<eos>``, train and test split as published.
+def gsm8k(
+    sequence: int, *, limit: int | None = None, tokenizer: str = "bytes", revision: str | None = None
+) -> LanguageData:
+    """GSM8K, ``query: {question}\\nresponse: {answer}<eos>``, train and test split as published.
 
     Problems are longer than a short row of bytes, so they are packed: rows start anywhere in a problem. The
     ``<<48/2=24>>`` calculator marks are kept as published. `Batch.answers` marks the final answer, after ``####``.
     ``limit``: number of training problems. Raises MissingData.
     """
-    train = load_split(GSM8K, "train", revision=revision)
-    train = train.select(range(min(limit, len(train)))) if limit is not None else train
-    test = load_split(GSM8K, "test", revision=revision)
+    train, train_identity = load_split(GSM8K, "train", revision=revision)
+    test, test_identity = load_split(GSM8K, "test", revision=revision)
+    cutter = load_tokenizer(tokenizer)
+
+    def rows(split: Iterable[Mapping[str, Any]], identity: str, limit: int | None) -> TokenRows:
+        documents = (question(row["question"], row["answer"], "####") for row in itertools.islice(split, limit))
+        return _rows("gsm8k", documents, cutter, sequence, True, {"of": identity, "limit": limit})
+
     items = [
         {"query": row["question"], "response": row["answer"], "answer": row["answer"].rpartition("####")[2].strip()}
-        for row in test.to_list()
+        for row in test
     ]
     return LanguageData(
         name="gsm8k",
-        train=_packed_questions(((r["question"], r["answer"]) for r in train.to_list()), sequence),
-        held_out=_packed_questions(((r["query"], r["response"]) for r in items), sequence),
-        tokenizer=byte_tokenizer(),
+        train=rows(train, train_identity, limit),
+        held_out=rows(test, test_identity, None),
+        tokenizer=cutter,
         source="real",
-        description=f"GSM8K as bytes: {len(train):,} training problems, {len(test):,} test problems held out.",
-        details={"problems": len(train), "held_out_problems": len(test)},
+        description=f"GSM8K, train and test split as published, tokenizer {tokenizer}.",
+        details={"tokenizer": tokenizer, "held_out_items": len(items), "limit": limit},
         held_out_items=items,
     )
 
 
-def _packed_questions(pairs: Iterable[tuple[str, str]], sequence: int) -> TokenRows:
-    tokens, marks = [], []
-    for question, answer in pairs:
-        ids = encode_bytes(f"query: {question}\nresponse: {answer}", end=True)
-        mark = np.zeros(len(ids), np.uint8)
-        _, found, final = answer.rpartition("#### ")
-        if found:
-            mark[-1 - len(final.encode()) : -1] = 1
-        tokens.append(ids)
-        marks.append(mark)
-    return TokenRows(torch.from_numpy(np.concatenate(tokens)), sequence, torch.from_numpy(np.concatenate(marks)))
+def metamath(
+    sequence: int,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    tokenizer: str = "deepseek-ai/DeepSeek-V2-Lite",
+    revision: str | None = None,
+    held_out: int = 1000,
+) -> LanguageData:
+    """MetaMathQA, ``query: {query}\\nresponse: {response}<eos>``, one row a document, cut at ``sequence + 1`` tokens.
+
+    ``held_out`` rows are held out by a shuffle with ``seed``; as the set rephrases each problem many times, they have
+    near-duplicates in training. `Batch.answers` marks what follows ``The answer is:``. ``limit``: number of training
+    rows. Raises MissingData, and ValueError when there are not enough rows.
+    """
+    found, identity = load_split(METAMATH, "train", revision=revision, any_file=True)
+    table = cast("Dataset", found)
+    count = len(table)
+    if count <= held_out:
+        raise ValueError(f"{count} rows do not leave any for training when {held_out} are held out")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(order_seed("held-out rows", seed)))
+    out, kept = order[:held_out], order[held_out:][:limit].sort().values
+    cutter = load_tokenizer(tokenizer)
+
+    def rows(chosen: Tensor, part: str) -> TokenRows:
+        picked = table.select(chosen.tolist())
+        documents = (question(row["query"], row["response"], "The answer is:") for row in picked)
+        which = {"of": identity, "part": part, "held_out": held_out, "limit": limit, "seed": seed}
+        return _rows("metamath", documents, cutter, sequence, False, which)
+
+    items = [
+        {
+            "query": row["query"],
+            "response": row["response"],
+            "answer": row["response"].rpartition("The answer is:")[2].strip(),
+        }
+        for row in table.select(out.tolist())
+    ]
+    return LanguageData(
+        name="metamath",
+        train=rows(kept, "train"),
+        held_out=rows(out, "held-out"),
+        tokenizer=cutter,
+        source="real",
+        description=f"MetaMathQA, {len(kept):,} rows for training and {held_out:,} held out, tokenizer {tokenizer}.",
+        details={"tokenizer": tokenizer, "data_seed": seed, "limit": limit},
+        held_out_items=items,
+    )
 
 
-def metamath(sequence: int, **options: Any) -> LanguageData:
-    raise NotImplementedError
+#: Documents of SlimPajama that are read when no limit is given: about 400 million tokens.
+SLIMPAJAMA_DOCUMENTS, SLIMPAJAMA_HELD_OUT = 400_000, 2_000
 
 
-def slimpajama(sequence: int, **options: Any) -> LanguageData:
-    raise NotImplementedError
+def slimpajama(
+    sequence: int,
+    *,
+    limit: int | None = None,
+    tokenizer: str = "deepseek-ai/DeepSeek-V2-Lite",
+    revision: str | None = None,
+) -> LanguageData:
+    """The 6-billion-token sample of SlimPajama, packed, train and validation split as published.
+
+    Reads the first ``limit`` training documents (400,000 by default, about 400 million tokens) and the first 2,000 of
+    the validation split; from the hub as a stream, so that no more is fetched. Raises MissingData.
+    """
+    limit = SLIMPAJAMA_DOCUMENTS if limit is None else limit
+    cutter = load_tokenizer(tokenizer)
+
+    def rows(split: str, limit: int) -> TokenRows:
+        found, identity = load_split(SLIMPAJAMA, split, revision=revision, stream=True)
+        documents = ((row["text"], (0, 0)) for row in itertools.islice(found, limit))
+        return _rows("slimpajama", documents, cutter, sequence, True, {"of": identity, "limit": limit})
+
+    return LanguageData(
+        name="slimpajama",
+        train=rows("train", limit),
+        held_out=rows("validation", SLIMPAJAMA_HELD_OUT),
+        tokenizer=cutter,
+        source="real",
+        description=f"SlimPajama-6B, the first {limit:,} training documents; the first {SLIMPAJAMA_HELD_OUT:,} of its "
+        f"validation split held out; tokenizer {tokenizer}.",
+        details={"tokenizer": tokenizer, "limit": limit},
+    )
+
+
+def _rows(
+    name: str,
+    documents: Iterable[Document],
+    tokenizer: PreTrainedTokenizerFast,
+    sequence: int,
+    packed: bool,
+    which: Mapping[str, Any],
+) -> TokenRows:
+    longest = None if packed else sequence + 1
+    identity = {**which, "tokenizer": tokenizer_fingerprint(tokenizer), "longest": longest}
+    table = cached(name, identity, __name__, lambda: tokenise(documents, tokenizer, longest=longest))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if not packed:
+        sequence = min(sequence, int(column(table, "length").max()) - 1)
+    return token_rows(table, sequence, packed=packed, pad=pad, vocab_size=len(tokenizer))

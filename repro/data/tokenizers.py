@@ -36,7 +36,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return _fast(tokenizer, pad_token=PAD, eos_token=EOS)
+    return _fast(tokenizer, name_or_path="bytes", pad_token=PAD, eos_token=EOS)
 
 
 def encode_bytes(text: str | bytes, *, end: bool = False) -> np.ndarray:
@@ -61,11 +61,11 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     return _fast(tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN)
 
 
-def _fast(tokenizer: object, **special: str) -> PreTrainedTokenizerFast:
+def _fast(tokenizer: object, **options: str) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, padding_side="left", **special
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, padding_side="left", **options
     )
 
 
@@ -82,14 +82,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     for folder in here:
         if (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file():
             return _load(str(folder), local=True)
-    from repro.data.hub import reachable
+    from repro.data.hub import probe
 
-    problem = reachable(name, "model")
+    answer = probe(name, "model")
     try:
-        return _load(name, local=problem is not None)
+        return _load(name, local=answer.problem is not None)
     except (OSError, ValueError) as error:
         raise MissingData(
-            f"tokenizer {name!r} is absent ({problem or error}). Put its files (tokenizer.json, "
+            f"tokenizer {name!r} is absent ({answer.problem or error}). Put its files (tokenizer.json, "
             f"tokenizer_config.json) in REPRO_DATA_DIR/tokenizers/{name.rpartition('/')[2]}/, give a local folder, or "
             "let transformers fetch it from the hub."
         ) from error

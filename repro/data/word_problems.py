@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from repro.data.base import LanguageData, TokenRows
-from repro.data.cache import cached
+from repro.data.cache import cached, column
 from repro.data.tokenizers import word_tokenizer
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ CUES = {"steps": "show every step .", "pairs": "join two steps .", "direct": "an
 
 @dataclass(frozen=True)
 class Problem:
-    """A chain: ``start``, then operators (``+``, ``-``, ``*``) with their operands, left to right modulo ``modulus``."""
+    """A chain: ``start``, then operators (``+ - *``) with their operands, left to right, modulo ``modulus``."""
 
     start: int
     operators: tuple[str, ...]
@@ -159,7 +159,7 @@ def rows(items: int, modulus: int = MODULUS, seed: int = 0) -> Iterator[dict[str
 def word_problems(
     sequence: int, *, seed: int = 0, limit: int | None = None, held_out: int = HELD_OUT_ITEMS, modulus: int = MODULUS
 ) -> LanguageData:
-    """Word problems as padded rows ``query: ... response: ... <eos>``, loss on all words.
+    """Word problems as rows ``query: ... response: ... <eos>``, one a row, loss on all words.
 
     Whole *items* are held out, with all their tellings: a chain of operations that is asked about there occurs in no
     training row in any wording. (MetaMathQA's random split, in contrast, leaves rephrasings of the same problem on both
@@ -173,22 +173,24 @@ def word_problems(
     table = cached("word-problems", identity, __name__, lambda: _build(**identity))
     tokenizer = word_tokenizer(vocabulary(modulus))
     cut = 3 * items
-    ids, marks, lengths = (_column(table, name) for name in ("ids", "id_marks", "length"))
+    ids, marks, lengths = (column(table, name) for name in ("ids", "id_marks", "length"))
     width = min(sequence + 1, int(lengths.max()))
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    at = starts[:, None] + np.minimum(np.arange(width), lengths[:, None] - 1)
-    real = np.arange(width) < lengths[:, None]
-    tokens = torch.from_numpy(np.where(real, ids[at], 0).astype(np.int16))
-    answers = torch.from_numpy(np.where(real, marks[at], 0).astype(np.uint8))
-    kept = torch.from_numpy(np.minimum(lengths, width))
+    ends = np.cumsum(lengths)
+    border = int(ends[cut - 1])
 
-    def split(part: slice) -> TokenRows:
-        return TokenRows(tokens[part], width - 1, answers[part], kept[part])
+    def split(rows: slice, stream: slice) -> TokenRows:
+        return TokenRows(
+            torch.from_numpy(ids[stream].astype(np.int16)),
+            width - 1,
+            torch.from_numpy(marks[stream].astype(np.uint8)),
+            torch.from_numpy((ends - lengths)[rows] - stream.start),
+            torch.from_numpy(lengths[rows]),
+        )
 
     return LanguageData(
         name="word-problems",
-        train=split(slice(0, cut)),
-        held_out=split(slice(cut, None)),
+        train=split(slice(0, cut), slice(0, border)),
+        held_out=split(slice(cut, None), slice(border, None)),
         tokenizer=tokenizer,
         source="generated",
         description=f"{items:,} templated problems of 2 to 4 operations modulo {modulus}, three wordings each, with "
@@ -211,9 +213,3 @@ def _build(items: int, modulus: int, seed: int) -> Dataset:
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
     return Dataset.from_dict(columns)
-
-
-def _column(table: Dataset, name: str) -> np.ndarray:
-    """A column of numbers, or of lists of numbers one after another, int64."""
-    flat = [chunk.flatten() if hasattr(chunk, "flatten") else chunk for chunk in table.data.column(name).chunks]
-    return np.concatenate([np.asarray(chunk.to_numpy(zero_copy_only=False), np.int64) for chunk in flat])

@@ -6,16 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repro.evaluation.harness import HUB_TASKS, LOCAL_TASKS, evaluate_with_lm_eval
+    from repro.evaluation.lm_eval import HUB_TASKS, LOCAL_TASKS, evaluate_with_lm_eval, tasks_for
     from repro.evaluation.loss import held_out_loss
 
 _WHERE = {
-    "HUB_TASKS": "harness",
-    "LOCAL_TASKS": "harness",
-    "evaluate_with_lm_eval": "harness",
+    "HUB_TASKS": "lm_eval",
+    "LOCAL_TASKS": "lm_eval",
+    "evaluate_with_lm_eval": "lm_eval",
     "held_out_loss": "loss",
+    "tasks_for": "lm_eval",
 }
-__all__ = ["HUB_TASKS", "LOCAL_TASKS", "evaluate_with_lm_eval", "held_out_loss"]
+__all__ = ["HUB_TASKS", "LOCAL_TASKS", "evaluate_with_lm_eval", "held_out_loss", "tasks_for"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,9 +24,9 @@ def held_out_loss(
 ) -> dict[str, float]:
     """Token-weighted cross-entropy in nats, on the same held-out rows for every arm and seed.
 
-    ``model`` maps inputs to logits, [batch, sequence, vocabulary] or [batch, classes], or to an object with ``.logits``;
-    a module is put into evaluation mode and back. ``data``: a data set, of which a fixed sample of ``batches`` times
-    ``batch_size`` rows is read, or the batches themselves. Autocast is the caller's.
+    ``model`` maps inputs to logits ([batch, sequence, vocabulary] or [batch, classes]) or to an object with
+    ``.logits``; a module is put into evaluation mode and back. ``data``: a data set, of which a fixed sample of
+    ``batches`` times ``batch_size`` rows is read, or the batches themselves. Autocast is the caller's.
 
     Returns ``loss`` and ``tokens``; where answers are marked also ``answer_loss``, ``answer_accuracy`` (share of answer
     tokens with the highest logit, given the true text before them) and ``answer_tokens``; and, when answers differ in

@@ -96,6 +96,14 @@ def evaluate_with_lm_eval(
     return _flat(found)
 
 
+def tasks_for(data: LanguageData) -> tuple[str, ...]:
+    """Tasks that fit a model trained on ``data``: local ones where they ask its held-out items, the hub's three for the
+    large real sets, none for the rest."""
+    if data.name in ("metamath", "slimpajama"):
+        return tuple(HUB_TASKS)
+    return tuple(task for task, name in LOCAL_TASKS.items() if name == data.name)
+
+
 def _needs_all(tasks: Sequence[str]) -> bool:
     """Whether the harness has to read its thousands of task files to find a name."""
     return any(name not in LOCAL_TASKS and name not in HUB_TASKS for name in tasks)
