@@ -351,11 +351,12 @@ def decide(rule: Any, effect: Interval, unit: str = "") -> tuple[Verdict, str, t
             return "contradicted", f"{shown} reaches 0 and excludes the {need:g}{unit} the rule asks for", (0.0, need)
         return "inconclusive", f"{shown} holds 0", (0.0,) if mean >= need or not need else (0.0, need)
     if isinstance(rule, NonInferiority):
-        margin, need = rule.margin, rule.mean_at_least
-        if low > -margin and (need is None or mean >= need):
+        margin, mean_at_least = rule.margin, rule.mean_at_least
+        if low > -margin and (mean_at_least is None or mean >= mean_at_least):
             return "reproduced", f"{shown} stays above -{margin:g}{unit}", (-margin,)
         if low > -margin:
-            return "partly", f"{shown} stays above -{margin:g}{unit} but its mean is below {need:g}{unit}", (-margin,)
+            reason = f"{shown} stays above -{margin:g}{unit} but its mean is below {mean_at_least:g}{unit}"
+            return "partly", reason, (-margin,)
         if high < -margin:
             return "contradicted", f"{shown} is below -{margin:g}{unit}", (-margin,)
         return "inconclusive", f"{shown} holds -{margin:g}{unit}", (-margin,)

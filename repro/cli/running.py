@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +72,16 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             planned = runner.plan(
                 s.paper, s.scale, settings=s.settings, data=s.data, arms=s.arms, claims=s.claims, seeds=arguments.seeds,
-                overrides=s.overrides, device=arguments.device, placebo=s.placebo,
+                overrides=s.overrides, device=arguments.device, placebo=s.placebo, time_limit=arguments.time_limit,
             )  # fmt: skip
-        except ValueError as error:
+        except runner.BadRequest as error:
             raise BadInput(str(error)) from None
         if not planned:
             raise BadInput(f"{s.paper.slug}: nothing to run; no comparison reads such an arm in such a setting")
         runs.extend(planned)
-    if arguments.time_limit is not None:
-        runs = [replace(r, time_limit=arguments.time_limit) for r in runs]
 
     store = runner.default_store()
-    summary = runner.execute(runs, store, workers=arguments.workers)
+    summary = runner.execute(runs, store, workers=arguments.workers, progress=runner.Live())
     for s in selections:
         report(s, store.load(s.paper.slug).records)
     _report_failures(summary.failed)

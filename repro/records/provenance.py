@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "scipy", "scikit-learn", "peft")
 #: Parts of the library that cannot change what a run computes.
-_OUTSIDE = ("repro.claims", "repro.cli", "repro.runner", "repro.records")
+_OUTSIDE = ("repro.claims", "repro.cli", "repro.runner", "repro.records", "repro.report", "repro.api", "repro.papers")
+#: A paper's facts: only what a run takes out of them (its configuration) counts, so that claims can be edited freely.
+_FACTS = re.compile(r"papers\.\w+\.paper\Z")
 
 
 @functools.lru_cache
@@ -26,16 +29,18 @@ def code_hash(module: str, root: Path = ROOT) -> str:
     """Hash of a module and of every project module that it imports, directly or not.
 
     Follows the import statements of ``repro`` and ``papers`` without running them, and hashes syntax trees without
-    docstrings: comments, formatting and docstrings do not make a record stale, code does. Decision rules, claims,
-    the runner and the command line are left out: they do not change what a run computes.
+    docstrings: comments, formatting and docstrings do not make a record stale, code does. Decision rules, the runner
+    and the command line are left out: they do not change what a run computes. Of a ``paper.py`` only the definitions
+    count that a module imports from it by name, with what they refer to.
 
     Raises FileNotFoundError when the module itself is absent.
     """
     seen: dict[str, bytes] = {}
+    facts: dict[str, set[str]] = {}
     queue = [module]
     while queue:
         name = queue.pop()
-        if name in seen or name.startswith(_OUTSIDE):
+        if name in seen or name in ("repro", "papers") or name.startswith(_OUTSIDE):
             continue
         path = _source(name, root)
         if path is None:
@@ -44,13 +49,41 @@ def code_hash(module: str, root: Path = ROOT) -> str:
             continue
         tree = ast.parse(path.read_bytes())
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        queue.extend(_imports(tree, package))
+        queue.append(name.rpartition(".")[0])
+        for imported, names in _imports(tree, package):
+            if names and _FACTS.match(imported):
+                facts.setdefault(imported, set()).update(names)
+                queue.append(imported.rpartition(".")[0])
+            else:
+                queue.extend([imported, *(f"{imported}.{n}" for n in names)])
         _strip_docstrings(tree)
         seen[name] = ast.dump(tree).encode()
+    for name, wanted in facts.items():
+        path = _source(name, root)
+        if path is not None and name not in seen:
+            seen[name] = _definitions(ast.parse(path.read_bytes()), wanted)
     digest = hashlib.sha256()
     for name in sorted(seen):
         digest.update(name.encode() + b"\0" + seen[name] + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _definitions(tree: ast.Module, wanted: set[str]) -> bytes:
+    """The top-level statements that bind the names wanted or what those refer to."""
+    _strip_docstrings(tree)
+    out, todo = [], set(wanted)
+    left = [s for s in tree.body if not isinstance(s, (ast.Import, ast.ImportFrom))]
+    while found := [s for s in left if _bound(s) & todo]:
+        left = [s for s in left if s not in found]
+        out += found
+        todo |= {n.id for s in found for n in ast.walk(s) if isinstance(n, ast.Name)}
+    return "\n".join(sorted(ast.dump(s) for s in out)).encode()
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
+        return {statement.name}
+    return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def _source(module: str, root: Path) -> Path | None:
@@ -61,19 +94,19 @@ def _source(module: str, root: Path) -> Path | None:
     return None
 
 
-def _imports(tree: ast.AST, package: str) -> list[str]:
-    found = []
+def _imports(tree: ast.AST, package: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Modules of the project that a module imports, each with the names taken from it."""
+    found: list[tuple[str, tuple[str, ...]]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found.extend(alias.name for alias in node.names)
+            found.extend((alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parts = package.split(".")
                 base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-            found.append(base)
-            found.extend(f"{base}.{alias.name}" for alias in node.names)
-    return [name for name in found if name.split(".")[0] in ("repro", "papers")]
+            found.append((base, tuple(alias.name for alias in node.names)))
+    return [(name, names) for name, names in found if name.split(".")[0] in ("repro", "papers")]
 
 
 def _strip_docstrings(tree: ast.AST) -> None:

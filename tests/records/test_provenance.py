@@ -1,0 +1,135 @@
+"""A record goes stale when the code that made it changes, and only then."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from repro.records.provenance import code_hash, commit, environment, file_fingerprint, run_key
+
+EXPERIMENT = '''"""Doc."""
+from papers.x import method
+from papers.x.paper import Config
+from repro.models import block
+
+def run():
+    return 1
+'''
+PAPER = '''"""Facts."""
+from repro.claims import rule
+
+WIDTH = 4
+
+class Config:
+    """Options."""
+    width = WIDTH
+
+def gain():
+    return rule
+
+CLAIMS = (1, gain())
+'''
+TREE = {
+    "papers/__init__.py": "",
+    "papers/x/__init__.py": "",
+    "papers/x/paper.py": PAPER,
+    "papers/x/experiment.py": EXPERIMENT,
+    "papers/x/method.py": "from .part import half\n",
+    "papers/x/part.py": "import repro.training.loop\nhalf = 0.5\n",
+    "papers/x/unused.py": "x = 1\n",
+    "repro/__init__.py": "",
+    "repro/claims/__init__.py": "rule = 1\n",
+    "repro/models/__init__.py": "from repro.models.block import block\n",
+    "repro/models/block.py": "def block():\n    from repro.models import deep\n    return deep\n",
+    "repro/models/deep.py": "depth = 3\n",
+    "repro/training/__init__.py": "",
+    "repro/training/loop.py": "from ..models import extra\nfrom repro.claims import rule\nimport torch\n",
+    "repro/models/extra.py": "extra = 1\n",
+}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Hash of the experiment, with one file of the tree replaced."""
+
+    def hashed(name: str | None = None, text: str = "") -> str:
+        for path, content in {**TREE, **({name: text} if name else {})}.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(content)
+        code_hash.cache_clear()
+        return code_hash("papers.x.experiment", tmp_path)
+
+    yield hashed
+    code_hash.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("papers/x/experiment.py", EXPERIMENT.replace("Doc.", "Other words.")),
+        ("papers/x/experiment.py", EXPERIMENT + "\n# a comment\n"),
+        ("papers/x/experiment.py", EXPERIMENT.replace("return 1", "return (1)")),
+        ("papers/x/experiment.py", EXPERIMENT.replace("    return 1", '    """Says one."""\n    return 1')),
+        ("papers/x/paper.py", PAPER.replace("(1, gain())", "(2, gain())")),
+        ("papers/x/paper.py", PAPER.replace("return rule", "return 2 * rule")),
+        ("papers/x/paper.py", PAPER.replace("Options.", "Choices.")),
+        ("papers/x/unused.py", "x = 2\n"),
+        ("repro/claims/__init__.py", "rule = 2\n"),
+    ],
+)
+def test_what_does_not_change_the_run_keeps_the_hash(tree, name, text):
+    assert tree(name, text) == tree()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("papers/x/experiment.py", EXPERIMENT.replace("return 1", "return 2"), id="the module itself"),
+        pytest.param("papers/x/method.py", TREE["papers/x/method.py"] + "x = 1\n", id="from package import module"),
+        pytest.param("papers/x/part.py", TREE["papers/x/part.py"].replace("0.5", "0.6"), id="relative import"),
+        pytest.param("repro/models/__init__.py", TREE["repro/models/__init__.py"] + "x = 1\n", id="package init"),
+        pytest.param("repro/models/block.py", TREE["repro/models/block.py"] + "x = 1\n", id="through a package init"),
+        pytest.param("repro/models/deep.py", "depth = 4\n", id="import inside a function"),
+        pytest.param("repro/training/loop.py", TREE["repro/training/loop.py"] + "x = 1\n", id="import a.b.c"),
+        pytest.param("repro/training/__init__.py", "import os\n", id="init of a package on the way"),
+        pytest.param("repro/models/extra.py", "extra = 2\n", id="two dots"),
+        pytest.param("papers/x/paper.py", PAPER.replace("width = WIDTH", "width = 2 * WIDTH"), id="configuration"),
+        pytest.param("papers/x/paper.py", PAPER.replace("WIDTH = 4", "WIDTH = 5"), id="what the configuration reads"),
+        pytest.param("papers/x/__init__.py", "x = 1\n", id="the paper's package"),
+    ],
+)
+def test_what_changes_the_run_changes_the_hash(tree, name, text):
+    assert tree(name, text) != tree()
+
+
+def test_an_absent_module_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        code_hash("papers.nowhere.experiment", tmp_path)
+
+
+def test_keys_depend_on_content_and_not_on_order():
+    assert run_key({"a": 1, "b": {"c": 2, "d": 3}}) == run_key({"b": {"d": 3, "c": 2}, "a": 1})
+    assert run_key({"a": 1}) != run_key({"a": 2})
+    assert len(run_key({})) == 20
+
+
+def test_fingerprints_are_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "b").write_bytes(b"abc")
+    assert file_fingerprint(tmp_path / "a") == file_fingerprint(tmp_path / "b") == "ba7816bf8f01cfea"
+
+
+def test_the_environment_is_plain_and_names_no_person_or_place(tmp_path):
+    import getpass
+    import socket
+
+    text = json.dumps(environment())
+    assert "python" in environment()["versions"]
+    for secret in {socket.gethostname(), str(tmp_path), getpass.getuser()} - {"root", ""}:
+        assert secret not in text
+
+
+def test_the_commit_is_short_or_absent():
+    found = commit()
+    assert not found or len(found["commit"]) == 12
