@@ -64,10 +64,11 @@ class Config:
     beta1: float = 0.9
     beta2: float = 0.95
     clip: float = 1.0
+    init_std: float = 0.02
     dtype: str = "float32"  # float32 | bfloat16 (autocast)
     # evaluation
-    evaluations: int = 30
-    average_last: int = 10
+    evaluations: int = 40
+    average_last: int = 4
     eval_batches: int = 8
     lm_eval_items: int = 0
 
@@ -395,7 +396,7 @@ CLAIMS = (
 PUBLISHED_SHAPE = {
     "k": 8, "experts": 63, "shared_experts": 1, "layers": 4, "hidden": 1024, "heads": 8, "expert_width": 704,
     "attention": "mla", "vocab": 102400, "batch": 64, "sequence": 512, "steps": 1000, "lr": 3e-4,
-    "dtype": "bfloat16", "evaluations": 100, "lm_eval_items": -1,
+    "dtype": "bfloat16", "evaluations": 100, "average_last": 10, "lm_eval_items": -1,
 }  # fmt: skip
 
 PAPER = Paper(

@@ -1,0 +1,242 @@
+"""The arms of Chain-of-Experts: build, train, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from papers.coe.method import ChainOfExperts
+from papers.coe.paper import Config
+from repro.data import load
+from repro.data.base import Batch, LanguageData, TupleData
+from repro.models.moe import asymmetry, coactivation, diagonal_ratio, usage_entropy
+from repro.profiling.counts import count_parameters, count_step
+from repro.profiling.memory import saved_bytes, training_bytes
+from repro.runner import Context, Outcome
+from repro.training.initial import generator, initialise
+from repro.training.loop import Optimisation, train
+
+
+class TupleModel(nn.Module):
+    """For the tuple tasks: the sum of the symbols' embeddings, the layers, a linear read-out. No attention."""
+
+    def __init__(self, config: Config, data: TupleData):
+        super().__init__()
+        self.embed = nn.Embedding(data.vocab_size, config.hidden)
+        self.layers = nn.ModuleList(sublayer(config, whole_batch=True) for _ in range(config.layers * config.depth_scale))
+        self.norm = nn.RMSNorm(config.hidden, eps=1e-6)
+        self.head = nn.Linear(config.hidden, data.classes, bias=False)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Symbols ``[B, slots]`` to logits ``[B, classes]`` and the balance loss."""
+        h, total = self.embed(inputs).sum(1, keepdim=True), None
+        for layer in self.layers:
+            h, aux = layer(h)
+            if aux is not None:
+                total = aux if total is None else total + aux
+        return self.head(self.norm(h[:, 0])), total
+
+
+def per_pass(config: Config) -> int:
+    """K of one pass: the reference K, scaled and shifted as the arm says."""
+    return int(config.k * config.k_scale) + config.k_extra
+
+
+def sublayer(config: Config, whole_batch: bool = False) -> ChainOfExperts:
+    """One mixture-of-experts layer as an arm has it."""
+    return ChainOfExperts(
+        config.hidden,
+        config.expert_width,
+        int(config.experts * config.pool_scale),
+        per_pass(config),
+        config.passes,
+        config.shared_experts,
+        config.gating,  # type: ignore[arg-type]
+        config.residual,  # type: ignore[arg-type]
+        config.aux_alpha,
+        whole_batch,
+    )
+
+
+def language_model(config: Config, vocab: int, pad: int | None = None, eos: int | None = None) -> nn.Module:
+    """The decoder of an arm: the published shape with ``attention="mla"``, a small plain one otherwise."""
+    from papers.coe.model import CoEConfig, CoEForCausalLM
+    from papers.coe.published import published_config
+
+    arm: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers * config.depth_scale,
+        "num_attention_heads": config.heads,
+        "n_routed_experts": int(config.experts * config.pool_scale),
+        "n_shared_experts": config.shared_experts,
+        "num_experts_per_tok": per_pass(config),
+        "moe_intermediate_size": config.expert_width,
+        "passes": config.passes,
+        "gating": config.gating,
+        "residual": config.residual,
+        "aux_loss_alpha": config.aux_alpha,
+        "pad_token_id": pad,
+        "eos_token_id": eos,
+    }
+    if config.attention == "mla":
+        return CoEForCausalLM(published_config(**arm))
+    return CoEForCausalLM(CoEConfig(max_position_embeddings=max(2048, config.sequence), **arm))
+
+
+def run(config: Config, context: Context) -> Outcome:
+    """Train one arm on one setting and measure it."""
+    data = load(config.data, config.sequence)
+    if isinstance(data, TupleData):
+        model: nn.Module = TupleModel(config, data)
+    else:
+        tokenizer = data.tokenizer
+        vocab = max(config.vocab, data.vocab_size)
+        model = language_model(config, vocab, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    # a wider start than 0.02 for the tuple tasks: with one layer there is no depth to make up for a tiny signal
+    initialise(model, context.seed, std=config.init_std)
+    model.to(context.device)
+
+    def loss(batch: Batch) -> tuple[Tensor, Tensor | None]:
+        logits, auxiliary = predict(model, batch)
+        return F.cross_entropy(logits.flatten(0, -2).float(), batch.targets.flatten(), ignore_index=-100), auxiliary
+
+    steps = config.steps * config.length_scale
+    order = data.train_order(steps, config.batch, context.seed)
+    held_out = [b.to(context.device) for b in data.held_out_batches(config.eval_batches, config.batch)]
+    batches: Iterator[Batch] = (data.rows(rows).to(context.device) for rows in order)
+
+    profile = measure(model, config, loss, data.rows(order[0, : min(config.batch, 64)]).to(context.device), steps)
+    trained = train(
+        model,
+        batches,
+        loss,
+        lambda: evaluate(model, held_out),
+        Optimisation(
+            config.lr, steps, config.warmup, config.schedule, (config.beta1, config.beta2), config.weight_decay,
+            config.clip,
+        ),
+        evaluations=config.evaluations,
+        dtype=config.dtype,
+        progress=context.progress,
+    )  # fmt: skip
+    outcome = Outcome(curves=trained.curves(), profile=profile, data=data.describe(), diverged=trained.diverged)
+    last = trained.evaluations[-1]
+    outcome.metrics = {name: trained.mean_of_last(name, config.average_last) for name in last}
+    outcome.metrics["final_loss"] = last["loss"]
+    outcome.profile["train_s"] = trained.train_s
+    outcome.profile["tokens_per_s"] = profile["train_tokens"] / max(trained.train_s, 1e-9)
+    routing, outcome.tables = analyse(model, held_out, context.seed)
+    outcome.metrics |= routing
+    if config.lm_eval_items and isinstance(data, LanguageData):
+        outcome.metrics |= evaluate_zero_shot(model, data, config.lm_eval_items, context.device)
+    return outcome
+
+
+def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Logits for the batch's targets and the balance loss."""
+    if isinstance(model, TupleModel):
+        return model(batch.inputs)
+    out = model(input_ids=batch.inputs, use_cache=False)
+    return out.logits, out.aux_loss
+
+
+def measure(model: nn.Module, config: Config, loss: Any, sample: Batch, steps: int) -> dict[str, float]:
+    """The profile that fairness is audited on: counted on the model itself, before training."""
+    positions = sample.targets.numel()
+    tokens = float(steps * config.batch * (positions // len(sample.targets)))
+    forward, step = count_step(model, lambda: sum(x for x in loss(sample) if x is not None))
+    layers = [m for m in model.modules() if isinstance(m, ChainOfExperts)]
+    profile = count_parameters(model)
+    return profile | {
+        "train_tokens": tokens,
+        "train_flops": step / positions * tokens,
+        "forward_flops_per_token": forward / positions,
+        "routed_passes": float(sum(layer.routed_passes() for layer in layers)),
+        "expert_passes": float(sum(layer.expert_passes() for layer in layers)),
+        "activation_bytes_per_token": saved_bytes(lambda m: loss(sample)[0], model) / positions,
+        "state_bytes": training_bytes(profile["params_trainable"]),
+    }
+
+
+def evaluate(model: nn.Module, batches: list[Batch]) -> dict[str, float]:
+    """Cross-entropy (nats per token), share of exact predictions, and both on answer tokens alone."""
+    total = {"loss": 0.0, "right": 0.0, "count": 0.0, "answer_loss": 0.0, "answer_right": 0.0, "answer_count": 0.0}
+    for batch in batches:
+        logits, _ = predict(model, batch)
+        logits, targets = logits.flatten(0, -2).float(), batch.targets.flatten()
+        losses = F.cross_entropy(logits, targets, ignore_index=-100, reduction="none")
+        right = logits.argmax(-1) == targets
+        for prefix, mask in (("", targets != -100), ("answer_", (targets != -100) & (batch.answers.flatten() > 0))):
+            total[f"{prefix}loss"] += float(losses[mask].sum())
+            total[f"{prefix}right"] += float(right[mask].sum())
+            total[f"{prefix}count"] += float(mask.sum())
+    out = {"loss": total["loss"] / total["count"]}
+    if total["answer_count"]:
+        out["answer_loss"] = total["answer_loss"] / total["answer_count"]
+        out["accuracy"] = total["answer_right"] / total["answer_count"]
+    else:
+        out["accuracy"] = total["right"] / total["count"]
+    return out
+
+
+@torch.no_grad()
+def analyse(model: nn.Module, batches: list[Batch], seed: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Routing on held-out tokens: usage, and the co-activation of the first two passes with a shuffled null (App. D)."""
+    chosen: dict[tuple[int, int], list[Tensor]] = {}
+    layers = [m for m in model.modules() if isinstance(m, ChainOfExperts)]
+    handles = []
+    for i, layer in enumerate(layers):
+        for router in layer.routers:
+            handles.append(
+                router.register_forward_hook(
+                    lambda _m, _x, out, i=i: chosen.setdefault((i, counter[i]), []).append(out.indices.cpu())
+                    or counter.__setitem__(i, counter[i] + 1)
+                )
+            )
+    keep = []
+    for batch in batches:
+        counter = dict.fromkeys(range(len(layers)), 0)
+        predict(model, batch)
+        keep.append((batch.targets != -100).flatten().cpu())
+    for handle in handles:
+        handle.remove()
+    mask = torch.cat(keep)
+    picks = {key: torch.cat(parts)[mask] for key, parts in chosen.items()}
+    experts = [layer.experts.count for layer in layers]
+    balance = [usage_entropy(p, experts[i]) for (i, _), p in picks.items()]
+    metrics = {"load_balance": sum(balance) / len(balance)}
+    tables: dict[str, Any] = {}
+    ratios, skew, excess = [], [], []
+    for i in range(len(layers)):
+        if (i, 1) not in picks or layers[i].routers[0].k == experts[i]:
+            continue
+        first, second = picks[i, 0], picks[i, 1]
+        matrix = coactivation(first, second, experts[i])
+        shuffled = second[torch.randperm(len(second), generator=generator("co-activation null", seed))]
+        null = coactivation(first, shuffled, experts[i])
+        ratios.append(diagonal_ratio(matrix))
+        skew.append(asymmetry(matrix))
+        excess.append(asymmetry(matrix) - asymmetry(null))
+        tables.setdefault("coactivation", {})[f"layer {i}"] = [[round(v) for v in row] for row in matrix.tolist()]
+    if ratios:
+        metrics["coactivation_ratio"] = median(ratios)
+        metrics["coactivation_asymmetry"] = median(skew)
+        metrics["coactivation_asymmetry_excess"] = median(excess)
+    return metrics, tables
+
+
+def median(values: list[float]) -> float:
+    """Middle value; mean of the two middle ones."""
+    return float(torch.tensor(values, dtype=torch.float64).quantile(0.5))
+
+
+def evaluate_zero_shot(model: nn.Module, data: LanguageData, items: int, device: str) -> dict[str, float]:
+    """lm-eval on the tasks that belong to the data: the paper's three at full size, ours on word problems and GSM8K."""
+    from repro.evaluation.lm_eval import evaluate_with_lm_eval, tasks_for
+
+    return evaluate_with_lm_eval(model, data.tokenizer, tasks_for(data), limit=items if items > 0 else None, device=device)

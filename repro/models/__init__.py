@@ -1,0 +1,1 @@
+"""Well-known building blocks. Every fast path has a plain reference implementation beside it."""

@@ -1,0 +1,1 @@
+"""Loops, optimisers, schedules, initialisation. Importing this package imports no torch."""

@@ -1,0 +1,142 @@
+"""Every way to run experts agrees with the naive one, forward and backward, over random shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from repro.models import dispatch
+from repro.models.moe import (
+    Experts,
+    TopKRouter,
+    asymmetry,
+    coactivation,
+    diagonal_ratio,
+    sequence_balance_loss,
+    usage_entropy,
+)
+
+
+def case(tokens: int, hidden: int, width: int, experts: int, k: int, one: bool, seed: int):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, hidden, generator=g)
+    scores = torch.rand(tokens, experts, generator=g)
+    if one:  # one expert gets every token, most others none
+        scores[:, 0] = 2.0
+        scores[:, 1:] = torch.arange(experts - 1).float() / experts
+    weights, indices = scores.topk(k, dim=-1)
+    gate_up = 0.3 * torch.randn(experts, 2 * width, hidden, generator=g)
+    down = 0.3 * torch.randn(experts, hidden, width, generator=g)
+    return x, indices, weights, gate_up, down
+
+
+def run(way: str, x, indices, weights, gate_up, down):
+    leaves = [t.clone().requires_grad_() for t in (x, weights, gate_up, down)]
+    y = dispatch.WAYS[way](leaves[0], indices, leaves[1], leaves[2], leaves[3])
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("way", ["dense", "grouped"])
+@given(
+    tokens=st.integers(1, 40), hidden=st.integers(1, 5), width=st.integers(1, 5), experts=st.integers(1, 9),
+    share=st.floats(0, 1), one=st.booleans(), seed=st.integers(0, 10**6),
+)  # fmt: skip
+@example(tokens=1, hidden=4, width=4, experts=8, share=0.0, one=False, seed=0)
+@example(tokens=17, hidden=4, width=4, experts=6, share=1.0, one=False, seed=1)
+@example(tokens=17, hidden=4, width=4, experts=6, share=0.0, one=True, seed=2)
+@settings(max_examples=60, deadline=None)
+def test_agrees_with_naive(way, tokens, hidden, width, experts, share, one, seed):
+    # grouped matmuls want rows of 16 bytes; sizes are multiples of 4 floats
+    k = 1 + round(share * (experts - 1))
+    inputs = case(tokens, 4 * hidden, 4 * width, experts, k, one, seed)
+    for ours, reference in zip(run(way, *inputs), run("naive", *inputs), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_naive_is_the_formula():
+    x, indices, weights, gate_up, down = case(3, 4, 4, 5, 2, False, 0)
+    for t in range(3):
+        expected = torch.zeros(4)
+        for slot in range(2):
+            e = indices[t, slot]
+            gate, up = (gate_up[e] @ x[t]).chunk(2)
+            expected += weights[t, slot] * (down[e] @ (gate * gate.sigmoid() * up))
+        torch.testing.assert_close(dispatch.naive(x, indices, weights, gate_up, down)[t], expected)
+
+
+def test_choice_is_visible_and_can_be_forced(monkeypatch):
+    assert dispatch.choose(100, 16, 4) == "grouped"
+    assert dispatch.choose(100, 4, 4) == "dense"
+    called = []
+    monkeypatch.setitem(dispatch.WAYS, "naive", lambda *a: (called.append(1), dispatch.naive(*a))[1])
+    layer = Experts(6, 4, 4)
+    torch.nn.init.normal_(layer.gate_up_proj)
+    torch.nn.init.normal_(layer.down_proj)
+    x, indices, weights, *_ = case(5, 4, 4, 6, 2, False, 0)
+    layer(x, indices, weights)
+    assert not called
+    with dispatch.forced("naive"):
+        layer(x, indices, weights)
+    assert called
+    with pytest.raises(KeyError), dispatch.forced("quick"):
+        pass
+
+
+def test_agrees_with_transformers_experts():
+    from transformers import DeepseekV2Config
+    from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Experts
+
+    x, indices, weights, gate_up, down = case(20, 8, 4, 6, 2, False, 3)
+    theirs = DeepseekV2Experts(DeepseekV2Config(hidden_size=8, moe_intermediate_size=4, n_routed_experts=6, num_attention_heads=1))
+    ours = Experts(6, 8, 4)
+    ours.load_state_dict({"gate_up_proj": gate_up, "down_proj": down})
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(x, indices, weights), theirs(x, indices, weights), rtol=1e-5, atol=1e-5)
+
+
+def test_autocast_runs_in_half_precision():
+    x, indices, weights, gate_up, down = case(20, 8, 8, 6, 2, False, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = dispatch.run_experts(x, indices, weights, gate_up, down)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), dispatch.naive(x, indices, weights, gate_up, down), rtol=0.1, atol=0.1)
+
+
+def test_router_keeps_the_largest_softmax_scores_as_they_are():
+    router = TopKRouter(4, 6, 2)
+    torch.nn.init.normal_(router.weight)
+    x = torch.randn(9, 4)
+    scores, indices, weights = router(x)
+    torch.testing.assert_close(scores, (x @ router.weight.T).softmax(-1))
+    torch.testing.assert_close(weights, scores.gather(1, indices))
+    assert (weights.sum(1) < 1).all()
+    assert (scores.sort(descending=True).indices[:, :2] == indices).all()
+    assert torch.allclose(TopKRouter(4, 6, 6)(x).weights.sum(1), torch.ones(9))
+    with pytest.raises(ValueError, match="no gradient"):
+        TopKRouter(4, 6, 1, renormalise=True)
+
+
+def test_balance_loss_by_hand():
+    scores = torch.tensor([[0.7, 0.3], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]], requires_grad=True)
+    indices = torch.tensor([[0], [0], [1], [0]])
+    loss = sequence_balance_loss(scores, indices, 2)
+    # first sequence: c = (2, 0), p = (.65, .35); second: c = (1, 1), p = (.35, .65)
+    assert loss.item() == pytest.approx((2 * 0.65 + 1.0) / 2)
+    loss.backward()
+    torch.testing.assert_close(scores.grad[0], torch.tensor([2 / 4, 0.0]))
+    assert sequence_balance_loss(scores, indices, 1).item() == pytest.approx(1.5 * 0.5 + 0.5 * 0.5)
+
+
+def test_coactivation_counts_and_its_ratio():
+    first, second = torch.tensor([[0, 1], [1, 2]]), torch.tensor([[1, 2], [0, 1]])
+    matrix = coactivation(first, second, 3)
+    assert matrix.tolist() == [[0, 1, 1], [1, 2, 1], [1, 1, 0]]
+    # independent choices with the same marginals give 1
+    assert diagonal_ratio(torch.outer(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 2, 1]))) == pytest.approx(1)
+    assert diagonal_ratio(torch.eye(4)) == pytest.approx(4)
+    assert asymmetry(torch.eye(4)) == 0
+    assert usage_entropy(torch.tensor([0, 1, 2, 3]), 4) == pytest.approx(1)
+    assert usage_entropy(torch.tensor([2, 2]), 4) == pytest.approx(0)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from repro.models.moe import Experts, TopKRouter
+from repro.training.initial import initialise
+from repro.training.loop import Optimisation, train
+
+
+def regression(steps: int = 40, **options):
+    torch.manual_seed(0)
+    model = initialise(nn.Linear(3, 1), 0)
+    x = torch.randn(steps, 8, 3, generator=torch.Generator().manual_seed(0))
+    y = x.sum(-1, keepdim=True)
+
+    def loss(batch):
+        return (model(batch[0]) - batch[1]).square().mean(), None
+
+    def evaluate():
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        return {"loss": float((model(x) - y).square().mean())}
+
+    out = train(model, zip(x, y, strict=True), loss, evaluate, Optimisation(0.1, steps, **options), evaluations=4)
+    return model, out
+
+
+def test_training_learns_and_is_bit_identical():
+    (one, first), (two, second) = regression(), regression()
+    assert first.evaluations[-1]["loss"] < 0.1 * first.evaluations[0]["loss"] + 1e-3
+    assert first.evaluations == second.evaluations
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert first.steps == [10, 20, 30, 40]
+    assert first.curves()["loss"]["x"] == [10, 20, 30, 40]
+    assert len(first.train_loss) == 4
+
+
+def test_divergence_is_reported():
+    model = nn.Linear(1, 1)
+
+    def loss(batch):
+        return model(torch.ones(1)).sum() * math.inf, None
+
+    out = train(model, [None] * 9, loss, lambda: {"loss": math.nan}, Optimisation(0.1, 9), evaluations=3)
+    assert out.diverged
+    assert out.steps == [3]
+
+
+def test_auxiliary_loss_gives_gradient_but_is_not_reported():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+
+    def loss(batch):
+        return torch.zeros((), requires_grad=True), (model.weight - 1).square().sum()
+
+    out = train(model, [None] * 50, loss, lambda: {"loss": 0.0}, Optimisation(0.1, 50), evaluations=1)
+    assert out.train_loss == [0.0]
+    assert abs(model.weight.item() - 1) < 0.3
+
+
+def test_schedules():
+    constant = Optimisation(1.0, 100)
+    assert [constant.factor(s) for s in (0, 4, 9, 10, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+    linear = Optimisation(1.0, 100, schedule="linear")
+    assert linear.factor(10) == 1.0
+    assert linear.factor(55) == pytest.approx(0.5)
+    assert Optimisation(1.0, 100, schedule="cosine").factor(55) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="unknown schedule"):
+        Optimisation(1.0, 100, schedule="steps").factor(50)
+
+
+class Small(nn.Module):
+    def __init__(self, experts: int = 4, extra: bool = False):
+        super().__init__()
+        self.experts, self.router, self.norm = Experts(experts, 8, 6), TopKRouter(8, 4, 2), nn.RMSNorm(8)
+        self.head = nn.Linear(8, 3)
+        if extra:
+            self.more = nn.Linear(8, 8)
+
+
+def test_initial_weights_depend_on_seed_and_name_only():
+    plain, more, fewer = (initialise(m, 5).state_dict() for m in (Small(), Small(extra=True), Small(3)))
+    assert all(torch.equal(plain[name], more[name]) for name in plain)
+    assert torch.equal(plain["experts.gate_up_proj"][:3], fewer["experts.gate_up_proj"])
+    assert not torch.equal(plain["experts.gate_up_proj"][0], plain["experts.gate_up_proj"][1])
+    other = initialise(Small(), 6).state_dict()
+    assert not torch.equal(other["head.weight"], plain["head.weight"])
+    assert plain["norm.weight"].eq(1).all()
+    assert plain["head.bias"].eq(0).all()
+    assert plain["router.weight"].abs().max() <= 8**-0.5
+    assert plain["experts.gate_up_proj"].std() == pytest.approx(0.02, rel=0.2)
