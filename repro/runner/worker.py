@@ -57,6 +57,8 @@ def _experiment(function: Callable[..., Outcome], run: Run, progress: Any) -> Ou
     context = Context(run.seed, run.device, run.scale, *([progress] if progress else []))
     with PeakMemory(run.device) as memory:
         outcome = function(config, context)
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"{run.entry} gave a {type(outcome).__name__}, not an Outcome")
     outcome.profile.setdefault("peak_memory_bytes", memory.peak_bytes)
     return outcome
 

@@ -1,0 +1,53 @@
+"""Experiments that go wrong, for the runner's tests; named by dotted path, so that workers can import them."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from repro.runner import Outcome
+
+
+def fine(config, context):
+    context.progress(1, 1, 0.5)
+    return Outcome(metrics={"loss": float(context.seed)}, profile={"train_tokens": 1.0})
+
+
+def slow(config, context):
+    time.sleep(0.3)
+    return fine(config, context)
+
+
+def raises(config, context):
+    if context.seed == 1:
+        raise RuntimeError("the reason <b>why</b>")
+    return fine(config, context)
+
+
+def dies(config, context):
+    if context.seed == 1:
+        os._exit(3)
+    return fine(config, context)
+
+
+def hangs(config, context):
+    if context.seed == 1:
+        time.sleep(600)
+    return fine(config, context)
+
+
+def swells(config, context):
+    if context.seed == 1:
+        ballast = bytearray(2 * 2**30)
+        for page in range(0, len(ballast), 4096):
+            ballast[page] = 1
+        time.sleep(600)
+    return fine(config, context)
+
+
+def garbage(config, context):
+    return "not an outcome" if context.seed == 1 else fine(config, context)
+
+
+def diverges(config, context):
+    return Outcome(metrics={"loss": float("nan")}, diverged=True)
