@@ -201,7 +201,9 @@ def _computed(claim: Claim, comparison: Computed, bench: _Bench) -> Finding:
     value = float(record.metrics[comparison.quantity])
     if not math.isfinite(value):
         return _finding(claim, comparison, "", "published", "inconclusive", f"computed {value}", **common)
-    off = abs(value - comparison.expected) / abs(comparison.expected)
+    off = abs(value - comparison.expected)
+    if off:
+        off = off / abs(comparison.expected) if comparison.expected else math.inf
     verdict: Verdict = "reproduced" if off <= comparison.tolerance else "contradicted"
     reason = f"computed {value:,.6g}, published {comparison.expected:,.6g} ({off:+.2%} off)".replace("(+", "(")
     return _finding(
@@ -212,7 +214,7 @@ def _computed(claim: Claim, comparison: Computed, bench: _Bench) -> Finding:
         verdict,
         reason,
         computed=value,
-        ratio=value / comparison.expected,
+        ratio=value / comparison.expected if comparison.expected else None,
         records=(record.key,),
         **common,
     )

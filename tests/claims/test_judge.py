@@ -265,6 +265,12 @@ def test_computed_figures_must_round_to_the_published_one(value, verdict, paper_
     assert judged.findings[0].computed == value
 
 
+def test_a_published_figure_of_zero_must_be_met_exactly(paper_of):
+    paper = paper_of(Computed("c", "", "params", 0.0, 0.01), kind="cost")
+    assert only(judge(paper, [accounting(params=0.0)], "laptop")).verdict == "reproduced"
+    assert only(judge(paper, [accounting(params=1.0)], "laptop")).verdict == "contradicted"
+
+
 def test_a_figure_that_was_not_computed_is_untested(paper_of):
     paper = paper_of(Computed("c", "", "params", 100.0, 0.01), kind="cost")
     assert only(judge(paper, [], "laptop")).verdict == "untested"
