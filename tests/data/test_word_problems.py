@@ -1,0 +1,176 @@
+"""Every generated problem is right, and what is held out was not seen."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repro.data import load_language
+from repro.data.word_problems import CUES, STYLES, Problem, problems, rows, vocabulary, word_problems
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, module_cache):
+    return word_problems(128, limit=900, held_out=60)
+
+
+def evaluate(query: str) -> int:
+    """The answer to a problem, read from its words: a second implementation, sharing nothing with the generator."""
+    words = query.split()
+    modulus = int(words[words.index("modulo") + 1])
+    body = query.replace(f"modulo {modulus}", "")
+    start = re.search(r"has (\d+)|with the (\d+)|when (\d+)", body)
+    value = int(next(group for group in start.groups() if group))
+    for verb, operand in re.findall(
+        r"(finds|gives away|makes it|add|subtract|multiply by|raised by|lowered by|scaled by) (\d+)", body
+    ):
+        if verb in ("finds", "add", "raised by"):
+            value += int(operand)
+        elif verb in ("gives away", "subtract", "lowered by"):
+            value -= int(operand)
+        else:
+            value *= int(operand)
+    return value % modulus
+
+
+def check_solution(response: str, answer: int, modulus: int) -> int:
+    """Number of equations in a solution; asserts that each holds and that they lead to the answer."""
+    *lines, last = response.split(" ; ")
+    for line in lines:
+        left, right = line.split(" = ")
+        assert re.fullmatch(r"[0-9+\-*() ]+", left)
+        assert eval(left) % modulus == int(right)
+    if lines:
+        assert int(lines[-1].split(" = ")[1]) == answer
+        starts = [int(re.search(r"\d+", line).group()) for line in lines[1:]]
+        assert starts == [int(line.split(" = ")[1]) for line in lines[:-1]]
+    assert last == f"answer {answer}"
+    return len(lines)
+
+
+@given(seed=st.integers(0, 10**6), modulus=st.sampled_from([5, 7, 11, 13]))
+@settings(max_examples=25, deadline=None)
+def test_every_solution_is_right(seed, modulus):
+    for row in rows(12, modulus, seed):
+        answer = evaluate(row["query"])
+        assert row["answer"] == str(answer)
+        equations = check_solution(row["response"], answer, modulus)
+        operations = len(row["operators"])
+        assert equations == {"steps": operations, "pairs": (operations + 1) // 2, "direct": 0}[row["style"]]
+        assert row["query"].endswith(CUES[row["style"]])
+
+
+def test_marks_count_the_operations_that_a_token_needs():
+    problem = Problem(7, ("+", "*", "-"), (5, 3, 4), 11)
+    assert problem.values() == [7, 1, 3, 10]
+    for style, text, marked in [
+        ("steps", "7 + 5 = 1 ; 1 * 3 = 3 ; 3 - 4 = 10 ; answer 10", [("1", 1), ("3", 1), ("10", 1)]),
+        ("pairs", "( 7 + 5 ) * 3 = 3 ; 3 - 4 = 10 ; answer 10", [("3", 2), ("10", 1)]),
+        ("direct", "answer 10", [("10", 3)]),
+    ]:
+        response, marks = problem.response(style)
+        assert response == text
+        assert [(w, m) for w, m in zip(response.split(), marks, strict=True) if m] == marked
+
+
+def test_chains_are_distinct_and_of_every_length():
+    made = list(problems(600, 11, 0))
+    assert len(set(made)) == 600
+    assert [sum(len(p.operators) == n for p in made) for n in (2, 3, 4)] == [200, 200, 200]
+    with pytest.raises(ValueError, match="at most"):
+        next(problems(10**6, 5, 0))
+
+
+def test_no_held_out_problem_is_asked_in_training(data):
+    def chains(items):
+        return {(r["start"], tuple(r["operators"]), tuple(r["operands"])) for r in items}
+
+    everything = list(rows(960, 11, 0))
+    train, held_out = chains(everything[: 3 * 900]), chains(data.held_out_items)
+    assert len(train) == 900
+    assert len(held_out) == 60
+    assert not train & held_out
+    texts = {tuple(data.rows(torch.tensor([i])).inputs[0].tolist()) for i in range(data.train_rows)}
+    batch = data.held_out.take(torch.arange(data.held_out_rows))
+    assert not texts & {tuple(row.tolist()) for row in batch.inputs}
+
+
+def test_items_are_told_three_times_with_one_answer(data):
+    by_item: dict[int, list] = {}
+    for row in data.held_out_items:
+        by_item.setdefault(row["item"], []).append(row)
+    assert all(len(group) == 3 for group in by_item.values())
+    assert all(len({row["answer"] for row in group}) == 1 for group in by_item.values())
+    assert all(len({row["query"] for row in group}) == 3 for group in by_item.values())
+    assert {row["style"] for row in data.held_out_items} == set(STYLES)
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(module_cache):
+    first = list(rows(40, 11, 3))
+    assert first == list(rows(40, 11, 3))
+    assert first != list(rows(40, 11, 4))
+    a, b, c = (word_problems(128, seed=s, limit=30, held_out=10).fingerprint for s in (3, 3, 4))
+    assert a == b != c
+
+
+def test_generation_is_fixed_for_all_machines():
+    """Records of two machines are comparable only if both train on the same problems."""
+    row = next(rows(1))
+    assert row["query"] == (
+        "bela has 2 apples . bela makes it 8 times as many , then gives away 5 . how many apples are left modulo 11 ? "
+        "show every step ."
+    )
+    assert row["response"] == "2 * 8 = 5 ; 5 - 5 = 0 ; answer 0"
+
+
+def test_vocabulary_covers_all_text_and_length_is_bounded(data):
+    assert 120 <= data.vocab_size <= 170
+    assert data.vocab_size == len(vocabulary()) + 3
+    unknown = data.tokenizer.unk_token_id
+    for row in rows(300, 11, 5):
+        text = f"query: {row['query']} response: {row['response']}"
+        ids = data.tokenizer(text)["input_ids"]
+        assert unknown not in ids
+        assert len(ids) + 1 <= 96
+        assert data.tokenizer.decode(ids) == text
+
+
+def test_rows_are_the_texts_with_labels_on_words_only(data):
+    for index, row in enumerate(data.held_out_items[:30]):
+        batch = data.held_out.take(torch.tensor([index]))
+        text = f"query: {row['query']} response: {row['response']} <eos>"
+        kept = batch.targets[0] != -100
+        words = text.split()
+        assert data.tokenizer.convert_ids_to_tokens(batch.targets[0][kept].tolist()) == words[1:]
+        assert data.tokenizer.convert_ids_to_tokens(batch.inputs[0, : len(words)].tolist()) == words
+        assert (batch.inputs[0, len(words) :] == data.tokenizer.pad_token_id).all()
+        assert not batch.answers[0][~kept].any()
+        marks = [0] * (len(words) - len(row["marks"]) - 1) + row["marks"] + [0]
+        assert batch.answers[0][kept].tolist() == marks[1:]
+
+
+def test_a_short_sequence_cuts_rows(module_cache):
+    data = word_problems(20, limit=30, held_out=10)
+    batch = data.rows(torch.arange(5))
+    assert batch.inputs.shape == (5, 20)
+    assert batch.tokens == 100
+
+
+def test_second_load_reads_the_cache(module_cache, monkeypatch):
+    first = load_language("word-problems", 128, limit=50)
+    monkeypatch.setattr("repro.data.word_problems._build", lambda **_: pytest.fail("generated again"))
+    second = load_language("word-problems", 128, limit=50)
+    assert first.fingerprint == second.fingerprint
+    assert torch.equal(first.rows(torch.arange(9)).inputs, second.rows(torch.arange(9)).inputs)
+
+
+def test_a_damaged_cache_is_made_again(module_cache):
+    first = load_language("word-problems", 128, limit=70)
+    (place,) = [p for p in (module_cache / "data").iterdir() if '"items": 470' in (p / "identity.json").read_text()]
+    for file in place.glob("*.arrow"):
+        file.write_bytes(b"broken")
+    assert load_language("word-problems", 128, limit=70).fingerprint == first.fingerprint
