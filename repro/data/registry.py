@@ -51,6 +51,12 @@ def _lookup(seed: int) -> TupleData:
     return lookup(seed)
 
 
+def _lookup_joint(seed: int) -> TupleData:
+    from repro.data.tuples import lookup_joint
+
+    return lookup_joint(seed)
+
+
 _LANGUAGE: dict[str, Callable[..., LanguageData]] = {
     "word-problems": _word_problems,
     "stdlib": _stdlib,
@@ -58,7 +64,11 @@ _LANGUAGE: dict[str, Callable[..., LanguageData]] = {
     "metamath": _metamath,
     "slimpajama": _slimpajama,
 }
-_TUPLES: dict[str, Callable[[int], TupleData]] = {"composition": _composition, "lookup": _lookup}
+_TUPLES: dict[str, Callable[[int], TupleData]] = {
+    "composition": _composition,
+    "lookup": _lookup,
+    "lookup-joint": _lookup_joint,
+}
 #: Names that `load` knows.
 DATA_SETS = (*_TUPLES, *_LANGUAGE)
 

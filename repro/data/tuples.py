@@ -1,4 +1,4 @@
-"""Tasks on tuples of symbols: composition of fixed permutations, and its negative control."""
+"""Tasks on tuples of symbols: composition of fixed permutations, and its negative controls."""
 
 from __future__ import annotations
 
@@ -48,35 +48,79 @@ def composition(
     )
 
 
-def lookup(seed: int = 0, *, functions: int = 16, depth: int = 3, values: int = 12, keys: int = 3) -> TupleData:
-    """Negative control of `composition`: a random table over the same inputs.
+def lookup(seed: int = 0, *, sizes: tuple[int, ...] = (192, 256), classes: int = 12) -> TupleData:
+    """Negative control of `composition`: memory, and nothing to compose.
 
-    The answer is drawn independently for every combination of the first ``keys`` symbols (v, f1, f2 by default: 3,072
-    entries); the other symbols do not matter. No operation follows another, so an arm that is better here is better
-    for a reason other than composing. Nothing can generalise: evaluation is on the table that is trained.
+    As many inputs as the composition task has (49,152), but each is shown as two symbols, as if (v, f1) and (f2, f3)
+    had names of their own, and the answer is drawn at random for every pair: one fact an input, none follows from
+    another, and no symbol has to be combined with more than one other. An arm that is better here is better at storing
+    or at learning fast. Nothing can generalise: evaluation is on the table that is trained.
 
-    ``seed`` is the seed of the task itself, not of a run. Raises ValueError when there are not ``keys`` symbols.
+    ``seed`` is the seed of the task itself, not of a run.
     """
-    if not 1 <= keys <= depth + 1:
-        raise ValueError(f"keys must be between 1 and {depth + 1}, not {keys}")
     generator = torch.Generator().manual_seed(order_seed("lookup", seed))
-    sizes = (values, *[functions] * depth)
-    table = torch.randint(values, sizes[:keys], generator=generator)
     symbols = _all_tuples(sizes)
-    targets = table[tuple(symbols[:, :keys].T)]
+    targets = torch.randint(classes, (len(symbols),), generator=generator)
+    return _table(
+        "lookup",
+        sizes,
+        classes,
+        symbols,
+        targets,
+        f"A fixed random answer of {classes} for each of {len(symbols):,} pairs of symbols; evaluated on that table.",
+        {"task_seed": seed},
+    )
+
+
+def lookup_joint(seed: int = 0, *, functions: int = 16, depth: int = 3, values: int = 12, groups: int = 8) -> TupleData:
+    """Second control of `composition`: its very inputs with random answers.
+
+    The answer is drawn at random for each combination of all symbols, the last one taken modulo ``groups`` (24,576
+    entries). As in composition the answer depends on four symbols jointly, but not through any chain of functions: what
+    an arm gains here it gains by depth, for mixing many symbols, and not by composing. Evaluated on the table itself.
+
+    ``seed`` is the seed of the task itself, not of a run. Raises ValueError when ``groups`` exceeds ``functions``.
+    """
+    if not 1 <= groups <= functions:
+        raise ValueError(f"groups must be between 1 and {functions}, not {groups}")
+    generator = torch.Generator().manual_seed(order_seed("joint lookup", seed))
+    sizes = (values, *[functions] * depth)
+    table = torch.randint(values, (*sizes[:-1], groups), generator=generator)
+    symbols = _all_tuples(sizes)
+    targets = table[(*symbols[:, :-1].T, symbols[:, -1] % groups)]
+    return _table(
+        "lookup-joint",
+        sizes,
+        values,
+        symbols,
+        targets,
+        f"The inputs of the composition task with a fixed random answer for each of {table.numel():,} combinations; "
+        "evaluated on the table itself.",
+        {"task_seed": seed, "groups": groups},
+    )
+
+
+def _table(
+    name: str,
+    sizes: tuple[int, ...],
+    classes: int,
+    symbols: Tensor,
+    targets: Tensor,
+    description: str,
+    details: dict[str, int],
+) -> TupleData:
     inputs = symbols + _offsets(sizes)
     return TupleData(
-        name="lookup",
+        name=name,
         sizes=sizes,
-        classes=values,
+        classes=classes,
         train_inputs=inputs,
         train_targets=targets,
         held_out_inputs=inputs,
         held_out_targets=targets,
         operations=1,
-        description=f"A fixed random table of {table.numel():,} entries over the inputs of the composition task; "
-        "evaluated on the table itself, as there is nothing to generalise.",
-        details={"task_seed": seed, "keys": keys},
+        description=description,
+        details=details,
     )
 
 

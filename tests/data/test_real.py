@@ -163,7 +163,7 @@ def test_unknown_names():
     with pytest.raises(UnknownData, match=r"valid: word-problems, stdlib, gsm8k"):
         load_language("zzz", 32)
     assert set(DATA_SETS) == {
-        "composition", "lookup", "word-problems", "stdlib", "gsm8k", "metamath", "slimpajama",
+        "composition", "lookup", "lookup-joint", "word-problems", "stdlib", "gsm8k", "metamath", "slimpajama",
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from repro.data import load_tuples
-from repro.data.tuples import composition, lookup
+from repro.data.tuples import composition, lookup, lookup_joint
 
 
 def _symbols(data, inputs):
@@ -54,6 +54,31 @@ def test_a_tenth_is_held_out_and_never_trained():
 def test_task_seed_decides_everything():
     assert composition(1).fingerprint == composition(1).fingerprint != composition(2).fingerprint
     assert lookup(1).fingerprint == lookup(1).fingerprint != lookup(2).fingerprint
+    assert lookup_joint(1).fingerprint == lookup_joint(1).fingerprint != lookup_joint(2).fingerprint
+
+
+def test_lookup_has_one_independent_answer_an_input():
+    data = load_tuples("lookup")
+    assert data.sizes == (192, 256)
+    assert len(set(map(tuple, data.train_inputs.tolist()))) == data.train_rows == 49152
+    counts = torch.bincount(data.train_targets, minlength=12).double()
+    assert ((counts - 4096).abs() < 5 * (4096 * 11 / 12) ** 0.5).all()
+    # knowing one row of the table says nothing about another one
+    table = data.train_targets.view(192, 256)
+    agree = (table[:96] == table[96:]).double().mean()
+    assert abs(agree - 1 / 12) < 5 * (1 / 12 * 11 / 12 / (96 * 256)) ** 0.5
+    assert torch.equal(data.held_out_inputs, data.train_inputs)
+    assert torch.equal(data.held_out_targets, data.train_targets)
+
+
+def test_joint_lookup_shares_the_inputs_of_composition_and_no_function():
+    data, composed = load_tuples("lookup-joint"), load_tuples("composition")
+    assert (data.sizes, data.classes) == (composed.sizes, composed.classes)
+    table = data.train_targets.view(12, 16, 16, 16)
+    assert torch.equal(table[..., :8], table[..., 8:])
+    assert not torch.equal(table[..., 0], table[..., 1])
+    # a permutation of values would never repeat an answer along the first symbol
+    assert all(len(table[:, f, 0, 0].unique()) < 12 for f in range(16))
 
 
 def test_slots_have_ids_of_their_own():
