@@ -301,8 +301,10 @@ def test_a_placebo_reads_the_baseline_twice(paper_of, records_of):
     found = finding(judge(paper, records, "laptop", placebo=True))
     assert found.effect.mean == pytest.approx(50.0)
     assert found.seeds == (0, 1, 2)
-    plain = judge(paper_of(contrast()), records + records_of({"b": [1.0] * 3}), "laptop")
-    assert finding(plain).effect.mean == pytest.approx(1.0), "shifted seeds stay out of ordinary judgements"
+    others = records_of({"b": [1.0] * 6}, seeds=[*range(3), *(PLACEBO_SHIFT + s for s in range(3))])
+    plain = finding(judge(paper_of(contrast()), records + others, "laptop"))
+    assert plain.seeds == (0, 1, 2), "shifted seeds stay out of ordinary judgements"
+    assert plain.effect.mean == pytest.approx(1.0)
 
 
 def test_a_placebo_run_that_failed_is_named(paper_of, records_of):
