@@ -20,25 +20,29 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def results(stories: Sequence[Story]) -> dict[str, Any]:
-    """Everything the pages say, as plain values."""
-    return {"schema": SCHEMA, "papers": [_paper(s) for s in stories]}
+def as_json(papers: Sequence[str]) -> str:
+    """``results.json`` from the texts of `paper_json`."""
+    body = ",\n".join(papers)
+    return f'{{"schema":{SCHEMA},"papers":[\n{body}\n]}}\n'
 
 
-def as_json(stories: Sequence[Story]) -> str:
-    """``results.json``: strict JSON, one key order, numbers that JSON lacks as null."""
-    return json.dumps(results(stories), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+def as_csv(papers: Sequence[str]) -> str:
+    """``results.csv`` from the texts of `paper_csv`: one line per claim, part, setting and scale."""
+    return ",".join(COLUMNS) + "\n" + "".join(papers)
 
 
-def as_csv(stories: Sequence[Story]) -> str:
-    """``results.csv``: one line per claim, part, setting and scale."""
+def paper_json(story: Story) -> str:
+    """What the pages say about a paper: strict JSON, one key order, numbers that JSON lacks as null."""
+    return json.dumps(_paper(story), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def paper_csv(story: Story) -> str:
+    """A paper's lines of ``results.csv``."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for story in stories:
-        for row in story.rows:
-            values = flat(row)
-            writer.writerow(["" if values[c] is None else values[c] for c in COLUMNS])
+    for row in story.rows:
+        values = flat(row)
+        writer.writerow(["" if values[c] is None else values[c] for c in COLUMNS])
     return out.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tabulate import tabulate
 
@@ -10,11 +11,25 @@ from repro import report
 from repro.report import ClaimStory, Row, Story
 
 
-def leaderboard(stories: Sequence[Story]) -> str:
+@dataclass(frozen=True)
+class Section:
+    """A paper's part of the Markdown: its line of the overview, its text, the verdicts it counts for."""
+
+    overview: tuple[str, ...]
+    text: str
+    verdicts: tuple[str, ...]
+    claims: int
+
+
+def section(story: Story) -> Section:
+    """The part of one paper, from its reference records."""
+    verdicts = tuple(v for c in story.reference for v in c.verdicts.values())
+    return Section(_overview(story), "\n".join(_paper(story)), verdicts, len(story.reference))
+
+
+def leaderboard(sections: Sequence[Section]) -> str:
     """The whole of ``LEADERBOARD.md``."""
-    verdicts = [v for s in stories for c in s.reference for v in c.verdicts.values()]
-    total = report.counts(verdicts)
-    claims = sum(len(s.reference) for s in stories)
+    total = report.counts(v for s in sections for v in s.verdicts)
     lines = [
         "# Leaderboard",
         "",
@@ -22,16 +37,13 @@ def leaderboard(stories: Sequence[Story]) -> str:
         "A verdict stands for the scale named beside it. Effects are means of paired differences with 95 % intervals; "
         "positive values support the claim.",
         "",
-        f"{_some(len(stories), 'paper')}, {_some(claims, 'claim')}: "
+        f"{_some(len(sections), 'paper')}, {_some(sum(s.claims for s in sections), 'claim')}: "
         + ", ".join(f"{n} {report.verdict_text(v)}" for v, n in total.items()),
         "",
-        _table(
-            ("paper", "area", "verdicts", "headline", "published", "ours"),
-            [_overview(s) for s in stories],
-        ),
+        _table(("paper", "area", "verdicts", "headline", "published", "ours"), [s.overview for s in sections]),
     ]
-    for story in stories:
-        lines += ["", *_paper(story)]
+    for part in sections:
+        lines += ["", part.text]
     return "\n".join(lines).rstrip() + "\n"
 
 
