@@ -539,9 +539,12 @@ def curves(paper: Paper, runs: Mapping[str, Sequence[Record]]) -> dict[str, Any]
 
     x is the share of training in percent: arms differ in length by design, and so do the authors' runs.
     """
+    import numpy as np
+
     metric = paper.curves.metric if paper.curves else paper.primary_metric
     base = next((a.name for a in paper.arms if a.role == "baseline" and runs.get(a.name)), "")
     out: dict[str, Any] = {}
+    theirs = {r.seed: r.curves[metric] for r in runs.get(base, ()) if metric in r.curves}
     for name, records in runs.items():
         found = {r.seed: r.curves[metric] for r in records if metric in r.curves and r.curves[metric]["x"]}
         if not found:
@@ -549,28 +552,32 @@ def curves(paper: Paper, runs: Mapping[str, Sequence[Record]]) -> dict[str, Any]
         grid = min((c["x"] for c in found.values()), key=len)
         if any(c["x"][: len(grid)] != grid for c in found.values()) or not all(map(math.isfinite, grid)):
             continue
-        last = grid[-1] or 1
         keep = _thin(len(grid))
-        absolute = [_point(100 * grid[i] / last, [c["y"][i] for c in found.values()]) for i in keep]
-        lines: dict[str, Any] = {"abs": [p for p in absolute if p]}
-        theirs = {r.seed: r.curves[metric] for r in runs.get(base, ()) if metric in r.curves}
+        x = [round(100 * grid[i] / (grid[-1] or 1), 2) for i in keep]
+        own = np.array([[c["y"][i] for i in keep] for c in found.values()], dtype=float)
+        lines: dict[str, Any] = {"abs": _bands(np, x, own)}
         if name != base and found.keys() <= theirs.keys() and all(theirs[s]["x"] == c["x"] for s, c in found.items()):
-            gaps = [
-                _point(100 * grid[i] / last, [_gap(c["y"][i], theirs[s]["y"][i]) for s, c in found.items()])
-                for i in keep
-            ]
-            lines["rel"] = [p for p in gaps if p]
+            other = np.array([[theirs[s]["y"][i] for i in keep] for s in found], dtype=float)
+            with np.errstate(all="ignore"):
+                lines["rel"] = _bands(np, x, 100 * (own - other) / other)
         out[name] = lines
     return {"of": metric, "base": base, "arms": out}
 
 
-def _gap(value: float, base: float) -> float:
-    return 100 * (value - base) / base if base else math.nan
-
-
-def _point(x: float, values: Sequence[float]) -> list[float | None] | None:
-    mean, low, high = band(values)
-    return [short(x, 4), short(mean), short(low), short(high)] if math.isfinite(mean) else None
+def _bands(np: Any, x: Sequence[float], values: Any) -> list[list[float | None]]:
+    """Points (x, mean, low, high) from an array of seeds by points; points that are not finite in every seed go."""
+    n = len(values)
+    with np.errstate(all="ignore"):
+        mean = values.mean(axis=0)
+        half = t_quantile(0.975, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else mean * math.nan
+    finite = np.isfinite(mean)
+    size = float(np.abs(mean[finite]).max()) if finite.any() else 0.0
+    # Five digits of the largest value: rounding a whole array is much cheaper than formatting its numbers.
+    digits = 5 - (math.floor(math.log10(size)) + 1 if size else 0)
+    columns = [np.round(c, digits).tolist() for c in (mean, mean - half, mean + half)]
+    if n < 2:
+        columns[1] = columns[2] = [None] * len(x)
+    return [list(row) for row, ok in zip(zip(x, *columns, strict=True), finite.tolist(), strict=True) if ok]
 
 
 def _thin(count: int) -> list[int]:
@@ -581,42 +588,39 @@ def _thin(count: int) -> list[int]:
 
 def heatmaps(runs: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, Any]]:
     """Square tables of records, averaged over seeds and scaled to shares of the total, per arm and layer."""
+    import numpy as np
+
     out: dict[str, dict[str, Any]] = {}
-    for arm, records in runs.items():
-        names = sorted({name for r in records for name in r.tables})
-        for name in names:
-            stacks: dict[str, list[list[list[float]]]] = {}
+    for name in sorted({name for records in runs.values() for r in records for name in r.tables}):
+        arms: dict[str, Any] = {}
+        for arm, records in runs.items():
+            if len(arms) == MATRIX_ARMS:
+                break
+            stacks: dict[str, list[Any]] = {}
             for record in records:
                 table = record.tables.get(name)
                 for layer, matrix in table.items() if isinstance(table, dict) else ():
-                    if _is_matrix(matrix):
-                        stacks.setdefault(str(layer), []).append(matrix)
-            for layer, stack in stacks.items():
-                side = len(stack[0])
-                if any(len(m) != side for m in stack):
-                    continue
-                total = math.fsum(v for m in stack for line in m for v in line)
-                if total > 0:
-                    shares = [
-                        [short(100 * math.fsum(m[i][j] for m in stack) / total, 3) for j in range(side)]
-                        for i in range(side)
-                    ]
-                    arms = out.setdefault(name, {})
-                    if arm in arms or len(arms) < MATRIX_ARMS:
-                        arms.setdefault(arm, {})[layer] = shares
+                    stacks.setdefault(str(layer), []).append(matrix)
+            shares = {layer: _shares(np, stack) for layer, stack in stacks.items()}
+            if any(shares.values()):
+                arms[arm] = {layer: matrix for layer, matrix in shares.items() if matrix}
+        if arms:
+            out[name] = arms
     return out
 
 
-def _is_matrix(value: Any) -> bool:
-    if not isinstance(value, list) or not 0 < len(value) <= MATRIX_SIDE:
-        return False
-    side = len(value)
-    return all(
-        isinstance(line, list)
-        and len(line) == side
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in line)
-        for line in value
-    )
+def _shares(np: Any, stack: Sequence[Any]) -> list[list[float]]:
+    """Mean of square matrices in percent of their total; empty for anything that is none."""
+    try:
+        cube = np.array(stack, dtype=float)
+    except (TypeError, ValueError):
+        return []
+    square = cube.ndim == 3 and cube.shape[1] == cube.shape[2] <= MATRIX_SIDE
+    if not square or not np.isfinite(cube).all() or not cube.sum() > 0:
+        return []
+    flat = (100 * cube.sum(axis=0) / cube.sum()).ravel().tolist()
+    side = cube.shape[1]
+    return [[float(f"{v:.2g}") for v in flat[i * side : (i + 1) * side]] for i in range(side)]
 
 
 def environments(story: Story) -> list[tuple[int, str, str, str]]:

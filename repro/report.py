@@ -370,7 +370,7 @@ def answer(rows: Sequence[Row]) -> str:
     if len(tried) == 1:
         place = tried[0].setting_title
         return f"{tried[0].verdict}{f' ({place})' if place else ''}"
-    said = []
+    said: list[str] = []
     for verdict, count in counts(r.verdict for r in tried).items():
         places = [r.setting_title for r in tried if r.verdict == verdict]
         total = f" of {len(tried)}" if not said else ""

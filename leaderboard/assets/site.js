@@ -218,7 +218,7 @@
   const palette = () => isDark()
     ? ["#6cbbe8", "#f0a860", "#5cc4b8", "#e58fb5", "#e0d36a", "#b9a5f0", "#f09265", "#b3b6ba"]
     : ["#0a5f8a", "#b4560a", "#0f6a63", "#a8457a", "#7d6b00", "#5b4bb0", "#8a2f12", "#5d5f63"];
-  const DASHES = [[1, 0], [7, 3], [2, 2], [9, 2, 2, 2], [4, 4], [12, 3]];
+  const DASHES = [[1, 0], [8, 3], [14, 3, 4, 3], [4, 3], [16, 4], [9, 3, 3, 3, 3, 3]];
 
   let vega;
   function library() {
@@ -354,8 +354,8 @@
       const x = { field: "x", type: "quantitative", title: "share of training, %", scale: { domain: [0, 100], nice: false }, axis: { grid: false } };
       const y = { type: "quantitative", title: mode === "abs" ? here.of + (log ? ", logarithmic" : "") : here.of + " against " + ((data.arms[here.base] || {}).title || "the baseline") + ", %", scale: Object.assign({ type: log ? "log" : "linear", nice: false, domain }, log ? {} : { zero: false }), axis: { tickCount: 6 } };
       const small = plot.clientWidth < 560;
-      const paint = () => ({ field: "arm", type: "nominal", sort: titles, scale: { domain: titles, range: palette() }, legend: { title: null, orient: "bottom", columns: small ? 1 : 2 } });
-      const dash = { field: "arm", type: "nominal", sort: titles, scale: { domain: titles, range: titles.map((_, i) => DASHES[i % DASHES.length]) }, legend: { title: null, orient: "bottom", columns: small ? 1 : 2 } };
+      const paint = () => ({ field: "arm", type: "nominal", sort: titles, scale: { domain: titles, range: palette() }, legend: { title: null, orient: "bottom", columns: small ? 1 : 2, symbolType: "stroke", symbolStrokeWidth: 2.4, symbolSize: 400 } });
+      const dash = { field: "arm", type: "nominal", sort: titles, scale: { domain: titles, range: titles.map((_, i) => DASHES[i % DASHES.length]) }, legend: { title: null, orient: "bottom", columns: small ? 1 : 2, symbolType: "stroke", symbolStrokeWidth: 2.4, symbolSize: 400 } };
       draw(plot, {
         $schema: "https://vega.github.io/schema/vega-lite/v6.json",
         width: room(plot, 860) - 70, height: 280,
@@ -398,7 +398,7 @@
       const cells = [], facets = [];
       for (const arm of Object.keys(arms).slice(0, 6)) {
         for (const [layer, matrix] of Object.entries(arms[arm])) {
-          const facet = ((data.arms[arm] || {}).title || arm) + ", " + layer;
+          const facet = arm + ", " + layer;
           facets.push(facet);
           matrix.forEach((line, i) => line.forEach((share, j) => cells.push({ facet, i: i + 1, j: j + 1, share })));
         }

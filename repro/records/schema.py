@@ -90,14 +90,17 @@ class Record:
         if raw["status"] not in STATUSES:
             raise BadRecord(f"status {raw['status']!r}")
         for name in ("metrics", "profile"):
-            raw[name] = {k: _number(name, k, v) for k, v in raw.get(name, {}).items()}
+            values = raw.setdefault(name, {})
+            if not set(map(type, values.values())) <= _NUMBERS:
+                raw[name] = {k: _number(name, k, v) for k, v in values.items()}
         for name, curve in raw.get("curves", {}).items():
             if not isinstance(curve, dict) or not all(isinstance(curve.get(axis), list) for axis in "xy"):
                 raise BadRecord(f"curve {name!r} has no x and y lists")
             if len(curve["x"]) != len(curve["y"]):
                 raise BadRecord(f"curve {name!r} has {len(curve['x'])} x and {len(curve['y'])} y")
             for axis in "xy":
-                curve[axis] = [_number("curves", name, v) for v in curve[axis]]
+                if not set(map(type, curve[axis])) <= _NUMBERS:
+                    curve[axis] = [_number("curves", name, v) for v in curve[axis]]
         return cls(**raw)
 
 
@@ -111,6 +114,8 @@ _TYPES: dict[str, type] = {
 _REQUIRED = ("key", "paper", "setting", "arm", "scale", "seed", "status", "config", "code", "schema")
 assert {f.name for f in fields(Record)} == set(_TYPES)
 
+#: What JSON numbers become; bool is another type and does not pass.
+_NUMBERS = {int, float}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 

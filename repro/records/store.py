@@ -81,8 +81,8 @@ class Store:
 def load(root: Path | str, scale: str | None = None) -> Loaded:
     """Records in every ``.json`` and ``.jsonl`` file below ``root``. Never raises for a bad file: it is reported."""
     out = Loaded()
-    for path in sorted(_files(Path(root))):
-        if scale is not None and path.parent.name != scale and not path.name.startswith(f"{scale}-"):
+    for path in _files(root):
+        if scale is not None and not _of_scale(path, scale):
             continue
         for name, text in _texts(path, out):
             try:
@@ -93,27 +93,35 @@ def load(root: Path | str, scale: str | None = None) -> Loaded:
     return out
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _of_scale(path: str, scale: str) -> bool:
+    folder, name = os.path.split(path)
+    return os.path.basename(folder) == scale or name.startswith(f"{scale}-")
+
+
+def _files(root: Path | str) -> list[str]:
+    """Files of records below ``root``, sorted. Plain strings: a store may hold a hundred thousand of them."""
+    found = []
     for folder, _, names in os.walk(root):
-        for name in names:
-            if name.endswith((".json", ".jsonl")) and not name.startswith("."):
-                yield Path(folder) / name
+        found += [os.path.join(folder, n) for n in names if n.endswith((".json", ".jsonl")) and n[0] != "."]
+    found.sort()
+    return found
 
 
 def texts(root: Path | str, out: Loaded) -> Iterator[tuple[str, bytes]]:
     """Name and text of every record below ``root``, unparsed; files that cannot be read go to ``out.problems``."""
-    for path in sorted(_files(Path(root))):
+    for path in _files(root):
         yield from _texts(path, out)
 
 
-def _texts(path: Path, out: Loaded) -> Iterator[tuple[str, bytes]]:
+def _texts(path: str, out: Loaded) -> Iterator[tuple[str, bytes]]:
     try:
-        content = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            content = file.readall()
     except OSError as error:
         out.problems.append(f"{path}: {error.strerror}")
         return
-    if path.suffix == ".json":
-        yield str(path), content
+    if path.endswith(".json"):
+        yield path, content
         return
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
