@@ -31,7 +31,7 @@ from leaderboard import arenas, charts, machine, markdown, views
 from leaderboard.read import Folder, read, strangers
 from repro import report
 from repro.claims import SCALES, Computed, Finding, Interval, Paper
-from repro.claims.statistics import BOOTSTRAP_FROM
+from repro.claims.statistics import BOOTSTRAP_FROM, RESAMPLES
 from repro.papers import load_paper, slugs
 from repro.report import REFERENCE, ClaimStory, Sourced, Story, story
 
@@ -111,7 +111,7 @@ def build(
         problems=lost,
     )
     pages.write("costs.html", "costs.html", lines=[line for b in names for line in b.costs])
-    pages.write("method.html", "method.html", bootstrap_from=BOOTSTRAP_FROM)
+    pages.write("method.html", "method.html", bootstrap_from=BOOTSTRAP_FROM, resamples=RESAMPLES)
     met = [
         arenas.assemble(s, [e for b in built for e in b.entries[i]]) for i, s in enumerate(specifications)
     ]  # fmt: skip

@@ -744,7 +744,7 @@ def cost_lines(story: Story) -> list[CostLine]:
             if comparison is None:
                 continue
             f = row.finding
-            off = None if f.computed is None else f.computed / comparison.expected - 1
+            off = None if f.ratio is None else f.ratio - 1
             out.append(
                 CostLine(
                     story.paper.slug,

@@ -90,8 +90,8 @@
       const button = document.createElement("button");
       button.type = "button";
       button.className = "sort";
-      button.append(...head.childNodes);
-      head.append(button);
+      button.append(...Array.from(head.childNodes).filter((node) => node.nodeName.toLowerCase() !== "svg"));
+      head.prepend(button);
       button.addEventListener("click", () => {
         const first = head.dataset.sort === "number" ? "descending" : "ascending";
         const second = first === "ascending" ? "descending" : "ascending";
@@ -170,7 +170,7 @@
         showColumns();
         remember({ columns: heads.map((h) => h.dataset.column).filter((c) => shown.has(c)).join(",") });
       });
-      label.append(input, head.textContent);
+      label.append(input, (head.querySelector("button") || head).textContent);
       box.append(label);
     }
     showColumns();
