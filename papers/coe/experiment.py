@@ -97,7 +97,6 @@ def run(config: Config, context: Context) -> Outcome:
         tokenizer = data.tokenizer
         vocab = max(config.vocab, data.vocab_size)
         model = language_model(config, vocab, tokenizer.pad_token_id, tokenizer.eos_token_id)
-    # a wider start than 0.02 for the tuple tasks: with one layer there is no depth to make up for a tiny signal
     initialise(model, context.seed, std=config.init_std)
     model.to(context.device)
 
@@ -117,7 +116,7 @@ def run(config: Config, context: Context) -> Outcome:
         loss,
         lambda: evaluate(model, held_out),
         Optimisation(
-            config.lr, steps, config.warmup, config.schedule, (config.beta1, config.beta2), config.weight_decay,
+            config.lr_chain if config.passes > 1 and config.lr_chain else config.lr, steps, config.warmup, config.schedule, (config.beta1, config.beta2), config.weight_decay,
             config.clip,
         ),
         evaluations=config.evaluations,

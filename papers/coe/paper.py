@@ -58,6 +58,7 @@ class Config:
     batch: int = 8
     sequence: int = 128
     lr: float = 2e-3
+    lr_chain: float = 0.0  # learning rate of arms with several passes; 0: the same
     warmup: float = 0.1
     schedule: str = "constant"  # constant | linear, after the warm-up
     weight_decay: float = 0.01
@@ -67,8 +68,8 @@ class Config:
     init_std: float = 0.02
     dtype: str = "float32"  # float32 | bfloat16 (autocast)
     # evaluation
-    evaluations: int = 40
-    average_last: int = 4
+    evaluations: int = 20
+    average_last: int = 2
     eval_batches: int = 8
     lm_eval_items: int = 0
 

@@ -1,4 +1,4 @@
-"""One command line: list, show, run, judge, leaderboard, doctor, new.
+"""One command line: list, show, run, judge, tune, leaderboard, doctor, new.
 
 Exit codes: 0; 1 when a run failed; 2 for bad input, with one line that names the nearest valid choices; 130 after
 Ctrl-C. Nothing here imports torch before a run starts.
@@ -15,7 +15,7 @@ from typing import NoReturn
 from repro.claims import SCALES
 from repro.cli.choices import BadInput, nearest
 
-VERBS = ("list", "show", "run", "judge", "leaderboard", "doctor", "new")
+VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "doctor", "new")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +64,17 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("paper", metavar="PAPER")
     _selection(judge)
     judge.add_argument("--reference", action="store_true", help="judge the committed reference records instead")
+
+    tune = verb("tune", "Try a grid of options on tuning seeds (1000 and up), which no verdict reads.")
+    tune.add_argument("paper", metavar="PAPER")
+    tune.add_argument("--scale", default="laptop", metavar="SCALE", help=", ".join(SCALES) + " (default: laptop)")
+    tune.add_argument("--settings", metavar="A,B", help="settings to tune in")
+    tune.add_argument("--arms", metavar="A,B", help="arms to tune, all on one grid")
+    tune.add_argument("--grid", action="append", default=[], metavar="KEY=V1,V2", help="values of an option; repeatable")
+    tune.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    tune.add_argument("--seeds", type=int, default=2, metavar="N", help="number of tuning seeds (default: 2)")
+    tune.add_argument("--device", default="cpu", metavar="DEVICE")
+    tune.add_argument("--workers", type=int, metavar="N")
 
     board = verb("leaderboard", "Build the leaderboard page from reference and local records.")
     board.add_argument("--out", metavar="FOLDER", help="where the page goes (default: leaderboard/site)")
@@ -123,6 +134,10 @@ def _dispatch(argv: list[str]) -> int:
         from repro.cli.doctor import doctor
 
         return doctor()
+    if arguments.verb == "tune":
+        from repro.cli.tuning import tune
+
+        return tune(arguments)
     if arguments.verb == "new":
         from repro.cli.new import new
 
