@@ -258,10 +258,10 @@ def default_local() -> Path:
     return Path(os.environ.get("REPRO_RESULTS", "results")) / "records"
 
 
-def read_story(slug: str, reference: Path = REFERENCE, local: Path | None = None) -> Story:
+def read_story(slug: str, reference: Path | None = None, local: Path | None = None) -> Story:
     """The story of a paper from the records on disk. Raises KeyError for an unknown paper."""
     paper = papers.load_paper(slug)
-    there = load(reference / paper.slug)
+    there = load((REFERENCE if reference is None else reference) / paper.slug)
     here = load((default_local() if local is None else local) / paper.slug)
     return story(paper, there.records, here.records, [*there.problems, *here.problems])
 

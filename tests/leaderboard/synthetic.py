@@ -322,3 +322,22 @@ def write(records: Iterable[Record], root: Path) -> None:
         path = root / r.paper / r.scale / f"{r.key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(r.to_json() + "\n", encoding="utf-8")
+
+
+def hostile_paper() -> Paper:
+    """A paper whose every text tries to be markup."""
+    base = made_up_paper(84)
+    claims = tuple(
+        replace(c, statement=HOSTILE, published=Published(HOSTILE, HOSTILE, c.published.effect), untested=HOSTILE)
+        for c in base.claims
+    )
+    return replace(
+        base,
+        slug="hostile",
+        title=HOSTILE,
+        short=HOSTILE,
+        area=HOSTILE,
+        idea=HOSTILE + RIGHT_TO_LEFT,
+        departures=(HOSTILE, "`<b>code</b>`"),
+        claims=claims,
+    )
