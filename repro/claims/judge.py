@@ -235,7 +235,7 @@ def _compare(
         return _finding(claim, comparison, setting, scale, "untested", f"no records of {', '.join(missing)}", **common)
     shared = set.intersection(*(bench.seeds(setting, a) for a in arms))
     if twin is not None:
-        shared = {s for s in shared if s + PLACEBO_SHIFT in shared}
+        shared = {s for s in shared if s < PLACEBO_SHIFT and s + PLACEBO_SHIFT in shared}
     seeds = tuple(sorted(shared))
     if twin is None:
         seeds = tuple(s for s in seeds if s < PLACEBO_SHIFT)

@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--scale", default="laptop", metavar="SCALE", help=", ".join(SCALES) + " (default: laptop)")
     tune.add_argument("--settings", metavar="A,B", help="settings to tune in")
     tune.add_argument("--arms", metavar="A,B", help="arms to tune, all on one grid")
-    tune.add_argument("--grid", action="append", default=[], metavar="KEY=V1,V2", help="values of an option; repeatable")
+    tune.add_argument("--grid", action="append", default=[], metavar="KEY=V1,V2", help="values to try; repeatable")
     tune.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     tune.add_argument("--seeds", type=int, default=2, metavar="N", help="number of tuning seeds (default: 2)")
     tune.add_argument("--device", default="cpu", metavar="DEVICE")

@@ -55,15 +55,10 @@ def select(paper: Paper, arguments: argparse.Namespace) -> Selection:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the papers named, judge them and write the leaderboard page."""
-    for flag in ("seeds", "workers", "time_limit"):
-        value = getattr(arguments, flag)
-        if value is not None and not value > 0:
-            raise BadInput(f"--{flag.replace('_', '-')} must be above 0, not {value:g}")
-    pick("device", arguments.device, DEVICES)
+    check_means(arguments)
     names = papers.slugs() if "all" in arguments.papers else list(dict.fromkeys(arguments.papers))
     selections = [select(find_paper(name), arguments) for name in names]
-    if arguments.device == "cuda":
-        _require_cuda()
+    require_device(arguments.device)
 
     from repro import runner
 
@@ -152,22 +147,38 @@ def build_page(local: Path, out: Path | None = None) -> Path | None:
 
 
 def _report_failures(failed: Sequence[Record]) -> None:
-    if not failed:
-        return
-    print("\nfailed:")
+    """One line per reason: an absent data set fails every run that reads it in the same way."""
+    reasons: dict[str, list[Record]] = {}
     for record in failed:
-        reason = record.error.get("message") or record.error.get("type") or record.status
-        where = f"{record.paper} {record.setting} {record.arm} seed {record.seed}"
-        print(f"  {where}: {record.status}: {reason.splitlines()[0] if reason else ''}")
+        said = record.error.get("message") or record.error.get("type") or ""
+        reasons.setdefault(f"{record.status}: {said.partition(chr(10))[0]}", []).append(record)
+    if reasons:
+        print("\nfailed:")
+    for reason, records in reasons.items():
+        first, others = records[0], len(records) - 1
+        where = f"{first.paper} {first.setting} {first.arm} seed {first.seed}"
+        print(f"  {where}{f' and {others} more' if others else ''}: {reason}")
 
 
-def _require_cuda() -> None:
+def check_means(arguments: argparse.Namespace) -> None:
+    """Check the flags that say with what to run, without importing torch. Raises BadInput."""
+    for flag in ("seeds", "workers", "time_limit"):
+        value = getattr(arguments, flag, None)
+        if value is not None and not value > 0:
+            raise BadInput(f"--{flag.replace('_', '-')} must be above 0, not {value:g}")
+    pick("device", arguments.device, DEVICES)
+
+
+def require_device(device: str) -> None:
+    """Raises BadInput where torch cannot use the device."""
+    if device == "cpu":
+        return
     try:
         import torch
     except ImportError:
-        raise BadInput("device cuda needs torch, which is not installed; choices: cpu") from None
+        raise BadInput(f"device {device} needs torch, which is not installed; choices: cpu") from None
     if not torch.cuda.is_available():
-        raise BadInput("device cuda is not available on this machine; choices: cpu")
+        raise BadInput(f"device {device} is not available on this machine; choices: cpu")
 
 
 def _shown(path: Path) -> str:

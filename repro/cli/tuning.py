@@ -12,6 +12,7 @@ from typing import Any
 from repro import papers
 from repro.cli.choices import BadInput, parse_overrides, pick, pick_all
 from repro.cli.listing import find_paper
+from repro.cli.running import check_means, require_device
 from repro.records import Record, write_atomically
 from repro.records.schema import plain
 
@@ -36,22 +37,22 @@ def parse_grid(paper: Any, given: Sequence[str]) -> dict[str, list[Any]]:
 
 def tune(arguments: argparse.Namespace) -> int:
     """Run the grid, print the table, and write it beside the paper as ``tuning.jsonl`` (one line a cell)."""
-    from tabulate import tabulate
-
-    from repro import runner
-
+    check_means(arguments)
     paper = find_paper(arguments.paper)
     settings = pick_all("setting", arguments.settings, [s.name for s in paper.settings])
     arms = pick_all("arm", arguments.arms, [a.name for a in paper.arms])
     if not settings or not arms:
         raise BadInput("tune needs --settings and --arms")
-    if arguments.seeds < 1:
-        raise BadInput(f"--seeds must be above 0, not {arguments.seeds}")
     scale = pick("scale", arguments.scale, paper.presets)
     grid = parse_grid(paper, arguments.grid)
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     fixed = parse_overrides(paper, arguments.overrides)
+    require_device(arguments.device)
+    from tabulate import tabulate
+
+    from repro import runner
+
     runs = [
         (point, run)
         for point in points
@@ -66,10 +67,11 @@ def tune(arguments: argparse.Namespace) -> int:
     by_key = {record.key: record for record in summary.records}
     cells = rows(paper.primary_metric, [(point, by_key[run.key]) for point, run in runs if run.key in by_key], grid)
     print(tabulate(table(cells, grid), headers="keys", floatfmt=".4f"))
-    if not summary.interrupted:
-        target = papers.folder(paper.slug) / "tuning.jsonl"
-        kept = {key_of(cell): cell for cell in [*read(target), *cells]}
-        write_atomically(target, "".join(json.dumps(plain(kept[k])) + "\n" for k in sorted(kept)))
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    target = papers.folder(paper.slug) / "tuning.jsonl"
+    kept = {key_of(cell): cell for cell in [*read(target), *cells]}
+    write_atomically(target, "".join(json.dumps(plain(kept[k])) + "\n" for k in sorted(kept)))
     return 1 if summary.failed else 0
 
 
@@ -83,7 +85,9 @@ def read(path: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def rows(metric: str, found: Sequence[tuple[Mapping[str, Any], Record]], grid: Mapping[str, Sequence[Any]]) -> list[dict]:
+def rows(
+    metric: str, found: Sequence[tuple[Mapping[str, Any], Record]], grid: Mapping[str, Sequence[Any]]
+) -> list[dict[str, Any]]:
     """One cell per (setting, arm, grid point): mean over the tuning seeds, whether best of its arm, whether at an edge.
 
     The lowest mean is best; a run that did not end well counts as infinite.
@@ -116,11 +120,12 @@ def table(cells: Sequence[Mapping[str, Any]], grid: Mapping[str, Sequence[Any]])
     ordered = sorted(cells, key=lambda c: (c["setting"], c["arm"], c["mean"]))
     return [
         {
-            "setting": c["setting"], "arm": c["arm"], **{k: f"{c['options'][k]:g}" if isinstance(c["options"][k], float) else c["options"][k] for k in grid},
-            c["metric"]: c["mean"], "seeds": c["seeds"],
+            "setting": c["setting"],
+            "arm": c["arm"],
+            **{k: f"{v:g}" if isinstance(v, float) else v for k, v in ((k, c["options"][k]) for k in grid)},
+            c["metric"]: c["mean"],
+            "seeds": c["seeds"],
             "": ("best" + (", at the edge: widen the grid" if c["edge"] else "")) if c["best"] else "",
         }
         for c in ordered
-    ]  # fmt: skip
-
-
+    ]

@@ -301,6 +301,8 @@ def test_a_placebo_reads_the_baseline_twice(paper_of, records_of):
     found = finding(judge(paper, records, "laptop", placebo=True))
     assert found.effect.mean == pytest.approx(50.0)
     assert found.seeds == (0, 1, 2)
+    tuning = records_of({"a": [9.0] * 3}, seeds=[2 * PLACEBO_SHIFT + s for s in range(3)])
+    assert finding(judge(paper, records + tuning, "laptop", placebo=True)) == found, "tuning seeds are not read"
     others = records_of({"b": [1.0] * 6}, seeds=[*range(3), *(PLACEBO_SHIFT + s for s in range(3))])
     plain = finding(judge(paper_of(contrast()), records + others, "laptop"))
     assert plain.seeds == (0, 1, 2), "shifted seeds stay out of ordinary judgements"

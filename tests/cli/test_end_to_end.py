@@ -107,6 +107,31 @@ def test_a_run_that_crashes_is_recorded_the_others_go_on_and_the_exit_code_says_
     assert mended.returncode == 0
 
 
+def test_failures_of_one_cause_are_told_once(paper):
+    experiment = paper.root / "papers" / "weight_decay" / "experiment.py"
+    text = experiment.read_text()
+    experiment.write_text(
+        text.replace("    inputs, targets = (", "    raise KeyError('no data')\n    inputs, targets = (")
+    )
+    done = paper.run("repro", "run", "weight-decay", "--scale", "smoke")
+    assert done.returncode == 1
+    assert done.stdout.count("no data") == 1
+    assert "and 3 more: failed: 'no data'" in done.stdout
+
+
+def test_tuning_writes_its_table_and_no_verdict_reads_it(paper):
+    grid = ("--grid", "lr=0.01,0.1,0.2", "--set", "steps=100", "--settings", "few", "--arms", "plain,decayed")
+    done = paper.run("repro", "tune", "weight-decay", *grid)
+    assert done.returncode == 0, done.stderr
+    cells = [
+        json.loads(line) for line in (paper.root / "papers" / "weight_decay" / "tuning.jsonl").read_text().splitlines()
+    ]
+    assert len(cells) == 6
+    assert sum(c["best"] for c in cells) == 2
+    judged = paper.run("repro", "judge", "weight-decay", "--set", "steps=100")
+    assert "reproduced" not in judged.stdout
+
+
 def test_a_run_over_its_time_is_recorded(paper):
     done = paper.run("repro", "run", "weight-decay", "--seeds", "1", "--settings", "few", "--time-limit", "0.001",
                      "--set", "steps=100000000", "--arms", "plain")  # fmt: skip
