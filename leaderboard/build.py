@@ -237,7 +237,8 @@ def _record_line(s: Sourced, metric: str) -> str:
     took = "" if wall is None else views.quantity(wall, "s")
     notes = (" stale" if s.stale else "") + ("" if s.judged else " not judged")
     return (
-        f'<tr data-arm="{arm}"><th scope="row">{arm}</th><td class="n">{r.seed}</td><td>{r.status}</td>'
+        f'<tr data-arm="{arm}" data-seed="{r.seed}"><th scope="row">{arm}</th>'
+        f'<td class="n">{r.seed}</td><td>{r.status}</td>'
         f'<td class="n" data-value="{shown}">{shown}</td><td class="n" data-value="{seconds}">{took}</td>'
         f"<td>{started}</td><td><code>{code}</code>{notes}</td><td><code>{key}</code></td></tr>\n"
     )

@@ -377,6 +377,7 @@ def _detail(paper: Paper, row: Row, pages: Mapping[str, str]) -> Detail:
     link = next((pages[k] for k in f.records if k in pages), "")
     if link and f.arms:
         link += "?arms=" + ",".join(a for a in f.arms if re.fullmatch(r"[\w.-]+", a))
+        link += "&seeds=" + ",".join(map(str, f.seeds)) if len(f.seeds) <= 40 else ""
     return Detail(
         row,
         anchor(row),

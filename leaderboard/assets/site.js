@@ -179,10 +179,11 @@
 
   // --- records chosen by the row that links here ------------------------------------------------------------
   const chosen = (address().get("arms") || "").split(",").filter(Boolean);
+  const seeds = (address().get("seeds") || "").split(",").filter(Boolean);
   const records = document.getElementById("records");
   if (records && chosen.length) {
     const rows = Array.from(records.tBodies[0].rows);
-    const hits = rows.filter((row) => chosen.includes(row.dataset.arm));
+    const hits = rows.filter((row) => chosen.includes(row.dataset.arm) && (!seeds.length || seeds.includes(row.dataset.seed)));
     hits.forEach((row) => row.classList.add("chosen"));
     const note = document.querySelector(".selection");
     note.textContent = "Highlighted: " + hits.length + " records of " + chosen.join(", ") + ".";

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import synthetic
@@ -123,6 +124,33 @@ def test_every_page_carries_the_policy_before_any_load_and_is_small(which, reque
         assert tags[policy][1]["content"] == CSP
         assert not [t for t, _ in tags[:policy] if t != "meta"]
         assert len(text.encode()) < MEGABYTE, page
+
+
+@pytest.mark.parametrize("which", ["site", "many"])
+def test_every_internal_link_resolves(which, request):
+    folder = request.getfixturevalue(which)
+    elements = {p: Elements(p.read_text(encoding="utf-8")).found for p in pages(folder)}
+    ids = {p: {a["id"] for _, a in found if "id" in a} for p, found in elements.items()}
+    outside = re.compile(r"https://(arxiv\.org/abs|github\.com)/")
+    checked, broken = 0, []
+    for page, found in elements.items():
+        for link in {a.get("href") or a.get("src") or "" for _, a in found} - {""}:
+            if outside.match(link):
+                continue
+            checked += 1
+            parts = urlsplit(link)
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if not target.is_file() or (parts.fragment and unquote(parts.fragment) not in ids.get(target, ())):
+                broken.append(f"{page.relative_to(folder)}: {link}")
+    assert checked > 100
+    assert broken == []
+
+
+@pytest.mark.parametrize("which", ["site", "many"])
+def test_no_identifier_occurs_twice_on_a_page(which, request):
+    for page in pages(request.getfixturevalue(which)):
+        found = [a["id"] for _, a in Elements(page.read_text(encoding="utf-8")).found if "id" in a]
+        assert len(found) == len(set(found)), page
 
 
 def test_the_policy_forbids_everything_from_elsewhere():
