@@ -129,6 +129,8 @@ class Summary:
     headline_id: str
     statement: str
     published: str
+    #: the published figure as an effect, oriented as ours is
+    effect: str
     dots: tuple[Dot, ...]
     ours: str
     cost: Cost
@@ -184,6 +186,7 @@ def summary(story: Story) -> Summary:
         head.claim.id if head else "",
         head.claim.statement if head else "",
         head.claim.published.text if head else "",
+        _published_effect(rows[0].finding) if rows else "",
         dots,
         _span(rows),
         cost(story),
@@ -215,6 +218,13 @@ def _dot(row: Row) -> Dot | None:
     ends = sorted(v / f.published.effect for v in (f.effect.low, f.effect.high))
     low, high = ends if all(map(math.isfinite, ends)) else (math.nan, math.nan)
     return Dot(title, f.verdict, f.effect.mean / f.published.effect, low, high, report.ours(f))
+
+
+def _published_effect(f: Finding) -> str:
+    """``+6.25 %``; empty where the paper gives none in the unit of the effect, or the figure is no effect."""
+    if f.published is None or f.published.effect is None or f.computed is not None:
+        return ""
+    return report.with_unit(report.signed(f.published.effect), f.unit)
 
 
 def _span(rows: Sequence[Row]) -> str:
@@ -353,6 +363,7 @@ class Detail:
     row: Row
     anchor: str
     published: str
+    effect: str
     ours: str
     ratio: str
     verdict: str
@@ -382,6 +393,7 @@ def _detail(paper: Paper, row: Row, pages: Mapping[str, str]) -> Detail:
         row,
         anchor(row),
         report.published(f),
+        _published_effect(f),
         report.ours(f) if f.effect is not None or f.computed is not None else "",
         "" if f.ratio is None else report.number(f.ratio, 3),
         report.row_verdict(f.role, f.verdict),

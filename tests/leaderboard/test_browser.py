@@ -245,7 +245,8 @@ def test_the_counts_lead_to_the_filtered_table(reader, many):
     page = reader(many).open("index.html")
     link = page.locator(".counts td a").first
     count = int(link.text_content())
-    link.click()
+    with page.expect_navigation():
+        link.click()
     assert page.locator("#papers tbody tr:not([hidden]) [data-mark]:not(.dim)").count() == count
 
 
@@ -288,7 +289,8 @@ def test_a_cell_of_the_matrix_opens_its_numbers_and_these_lead_to_the_records(re
     row = page.locator("article.row.found")
     assert row.is_visible()
     assert "CoE(2 x K/2) against MoE(K)" in row.locator("h3").text_content()
-    row.locator("a:has-text('records')").click()
+    with page.expect_navigation():
+        row.locator("a:has-text('records')").click()
     assert page.locator("tr.chosen").count() == 6
     assert page.locator(".selection").is_visible()
 
