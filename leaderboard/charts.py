@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leaderboard.views import anchor, short, slug, threshold, typeset
+from leaderboard.views import short, slug, threshold, typeset
 from repro import report
 from repro.claims import Paper
 from repro.papers import folder
@@ -52,7 +53,6 @@ def forests(paper: Paper, claim: ClaimStory) -> list[dict[str, Any]]:
                     "says": report.row_verdict(role, f.verdict),
                     "ours": typeset(report.ours(f)),
                     "seeds": f.effect.n,
-                    "href": f"#{anchor(row)}",
                 }
             )
             for value in threshold(f, comparisons.get(row.part)):
@@ -76,7 +76,6 @@ def _forest(
         spans[part] = (own[0]["line"], own[-1]["line"])
         data += own
     bounds = [{"value": m["value"], "from": spans[m["part"]][0], "to": spans[m["part"]][1]} for m in marks]
-    figures = [d for d in data if d["published"] is not None]
 
     title = f"effect in {unit.strip()}" if unit.strip() else "effect"
     x: dict[str, Any] = {
@@ -85,10 +84,10 @@ def _forest(
         "scale": {"zero": True},
         "axis": {"grid": False, "tickCount": 8},
     }
-    place = {"type": "nominal", "title": None, "sort": None, "scale": {"domain": lines}}
+    place = {"type": "nominal", "title": None, "sort": None}
     y = {"field": "line", **place, "axis": {"ticks": False, "domain": False, "grid": False}}
     verdicts = [v for v in report.GLYPHS if any(r["verdict"] == v for r in rows)]
-    colour = {"field": "verdict", "type": "nominal", "legend": None, "scale": {"domain": verdicts}}
+    colour = {"field": "verdict", "type": "nominal", "legend": None}
     shape = {**colour, "scale": {"domain": verdicts, "range": [SHAPES[v] for v in verdicts]}}
     tooltip = [
         {"field": "setting", "title": "setting"},
@@ -108,7 +107,7 @@ def _forest(
             "encoding": {"x": {"value": 0}, "y": y, "text": {"field": "title"}},
         },
         {
-            "data": {"values": data},
+            "data": {"name": "effects"},
             "mark": {"type": "rule", "strokeWidth": 2},
             "encoding": {"x": {"field": "low", **x}, "x2": {"field": "high"}, "y": y, "color": colour},
         },
@@ -125,17 +124,17 @@ def _forest(
                 },
             }
         )
-    if figures:
+    if any(d["published"] is not None for d in data):
         layers.append(
             {
-                "data": {"values": figures},
+                "data": {"name": "effects"},
                 "mark": {"type": "point", "shape": "diamond", "size": 60, "filled": False, "strokeWidth": 1.4},
                 "encoding": {"x": {"field": "published", **x}, "y": y},
             }
         )
     layers.append(
         {
-            "data": {"values": data},
+            "data": {"name": "effects"},
             "mark": {"type": "point", "filled": True, "size": 65, "opacity": 1},
             "encoding": {"x": {"field": "mean", **x}, "y": y, "tooltip": tooltip, "color": colour, "shape": shape},
         }
@@ -145,7 +144,10 @@ def _forest(
         "description": f"Forest plot of claim {claim.claim.id} at {scale} scale: {len(rows)} effects with 95 % "
         "intervals; the table below holds the same numbers.",
         "height": {"step": 19},
+        "datasets": {"effects": [{k: v for k, v in d.items() if k != "part"} for d in data]},
         "layer": layers,
+        # for the page's script, which gives every layer this order of lines and the colours of the theme
+        "usermeta": {"lines": lines},
     }
 
 
@@ -162,7 +164,7 @@ def explorer(story: Story, shown: list[Any]) -> dict[str, Any]:
     head = story.headline
     wanted = [a for c in (head.claim.comparisons if head else ()) for a in getattr(c, "compared", ())]
     first = list(dict.fromkeys(wanted)) or [a.name for a in paper.arms[:4]]
-    return {
+    found: dict[str, Any] = {
         "arms": {a.name: {"title": a.title, "role": a.role} for a in paper.arms},
         "first": first[:4],
         "metric": paper.curves.metric if paper.curves else paper.primary_metric,
@@ -172,6 +174,29 @@ def explorer(story: Story, shown: list[Any]) -> dict[str, Any]:
         "source": paper.curves.source if paper.curves else "",
         "costs": {k: {"title": t, "unit": u} for k, (t, u) in _costs().items()},
     }
+    _fit(found)
+    return found
+
+
+#: Bytes of chart data that a page may carry; a page stays below a megabyte.
+ROOM = 320_000
+
+
+def _fit(found: dict[str, Any]) -> None:
+    """Where charts would make the page too heavy: half the points of every curve, then no matrices, and so on."""
+    while len(json.dumps(found, separators=(",", ":"))) > ROOM:
+        thinned = False
+        for place in found["places"].values():
+            for lines in place["curves"]["arms"].values():
+                for name, points in lines.items():
+                    if len(points) > 8:
+                        lines[name] = [*points[:-1:2], points[-1]]
+                        thinned = True
+        if not thinned and not any(p["matrices"] for p in found["places"].values()):
+            return
+        if not thinned:
+            for place in found["places"].values():
+                place["matrices"] = {}
 
 
 def _costs() -> Mapping[str, tuple[str, str]]:

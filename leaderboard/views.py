@@ -323,6 +323,8 @@ def _difference(family: Sequence[Setting]) -> tuple[str, dict[str, str]]:
     keys = [k for k in family[0].options if len({str(s.options.get(k)) for s in family}) > 1]
     if not keys:
         return "", {s.name: s.name for s in family}
+    # Names say what a setting is; numbers such as a learning rate only go with it.
+    keys = [k for k in keys if all(isinstance(s.options.get(k), str) for s in family)] or keys
     return ", ".join(keys), {s.name: ", ".join(str(s.options.get(k)) for k in keys) for s in family}
 
 
@@ -566,7 +568,7 @@ def curves(paper: Paper, runs: Mapping[str, Sequence[Record]]) -> dict[str, Any]
         if any(c["x"][: len(grid)] != grid for c in found.values()) or not all(map(math.isfinite, grid)):
             continue
         keep = _thin(len(grid))
-        x = [round(100 * grid[i] / (grid[-1] or 1), 2) for i in keep]
+        x = [round(100 * grid[i] / (grid[-1] or 1), 1) for i in keep]
         own = np.array([[c["y"][i] for i in keep] for c in found.values()], dtype=float)
         lines: dict[str, Any] = {"abs": _bands(np, x, own)}
         if name != base and found.keys() <= theirs.keys() and all(theirs[s]["x"] == c["x"] for s, c in found.items()):
@@ -585,8 +587,8 @@ def _bands(np: Any, x: Sequence[float], values: Any) -> list[list[float | None]]
         half = t_quantile(0.975, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else mean * math.nan
     finite = np.isfinite(mean)
     size = float(np.abs(mean[finite]).max()) if finite.any() else 0.0
-    # Five digits of the largest value: rounding a whole array is much cheaper than formatting its numbers.
-    digits = 5 - (math.floor(math.log10(size)) + 1 if size else 0)
+    # Four digits of the largest value: rounding a whole array is much cheaper than formatting its numbers.
+    digits = 4 - (math.floor(math.log10(size)) + 1 if size else 0)
     columns = [np.round(c, digits).tolist() for c in (mean, mean - half, mean + half)]
     if n < 2:
         columns[1] = columns[2] = [None] * len(x)

@@ -40,10 +40,11 @@
     const button = event.target.closest("button[data-copy]");
     if (!button) return;
     const label = button.firstChild;
+    const text = button.parentElement.querySelector("code").textContent;
     try {
-      await copy(button.dataset.copy);
+      await copy(text);
       label.textContent = "Copied";
-      say("Copied: " + button.dataset.copy);
+      say("Copied: " + text);
     } catch (error) {
       label.textContent = "Select it";
       getSelection().selectAllChildren(button.parentElement.querySelector("code"));
@@ -291,6 +292,7 @@
       const paint = { domain: VERDICTS, range: VERDICTS.map((v) => colour("--" + v)) };
       for (const layer of spec.layer) {
         if (layer.encoding.color) layer.encoding.color.scale = paint;
+        if (layer.encoding.y) layer.encoding.y.scale = { domain: spec.usermeta.lines };
         if (layer.mark.type === "text") Object.assign(layer.mark, { color: colour("--ink"), limit: spec.width });
         if (narrow && layer.encoding.y && layer.encoding.y.axis) layer.encoding.y.axis.labelLimit = 140;
         if (narrow && layer.encoding.x.title) layer.encoding.x.title = layer.encoding.x.title.split(";")[0];

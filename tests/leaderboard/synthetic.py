@@ -38,9 +38,25 @@ GAINS = {
     "coe-both": 12.0, "coe-init": 9.0, "dense": -4.0, "dense-c2": -6.0, "coe-c3": 24.0, "coe-c4": 25.0,
     "moe-long": 30.0, "coe-long": 42.0,
 }  # fmt: skip
-LEVELS = {"composition": 1.25, "lookup": 2.1, "word-problems": 0.62, "stdlib": 2.08}
+LEVELS = {
+    "composition": 1.25,
+    "lookup": 2.1,
+    "word-problems": 0.62,
+    "stdlib": 2.08,
+    "gsm8k": 1.4,
+    "metamath": 1.2,
+    "slimpajama": 3.1,
+}
 #: How much of the gain a kind of data shows: all in composition, none in a random table, reversed in library source.
-SHARE = {"composition": 1.0, "lookup": 0.02, "word-problems": 0.12, "stdlib": -0.1}
+SHARE = {
+    "composition": 1.0,
+    "lookup": 0.02,
+    "word-problems": 0.12,
+    "stdlib": -0.1,
+    "gsm8k": 0.1,
+    "metamath": 0.2,
+    "slimpajama": 0.0,
+}
 
 
 def coe_records(
@@ -81,7 +97,7 @@ def coe_record(
     level = LEVELS[data] * (0.97 if prenorm else 1.0)
     common = random.Random(f"{setting}/{seed}").gauss(0, 0.08)
     own = random.Random(f"{setting}/{arm}/{seed}").gauss(0, 0.006)
-    gain = (GAINS[arm] * SHARE[data] + shift * (arm == "coe")) / 100
+    gain = (GAINS.get(arm, 0.0) * SHARE[data] + shift * (arm == "coe")) / 100
     final = level * (1 + common) * (1 - gain + own)
     steps = int(config["steps"]) * int(config["length_scale"])
     x = [max(1, round(steps * (i + 1) / points)) for i in range(points)]

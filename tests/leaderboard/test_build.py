@@ -227,7 +227,7 @@ def test_results_csv_has_a_line_per_row_of_the_json(many):
 def test_records_can_be_downloaded_whole(site):
     files = sorted((site / "paper" / "coe").glob("*.json"))
     records = [r for f in files for r in json.loads(f.read_text(encoding="utf-8"))]
-    assert len(records) == len({r["key"] for r in records}) == 298 + 6 + 3
+    assert len(records) == len({r["key"] for r in records}) == len(synthetic.coe_records()) + 6 + 3
     assert all(Record.from_dict(r) for r in records)
     for file in files:
         lines = list(csv.DictReader(file.with_suffix(".csv").open(newline="", encoding="utf-8")))
@@ -265,6 +265,14 @@ def test_published_size_lines_mark_the_difference(many):
     text = (many / "costs.html").read_text(encoding="utf-8")
     assert "823" in text
     assert "−89" in text
+
+
+def test_a_page_with_many_settings_and_long_curves_stays_small(tmp_path):
+    paper = load_paper("coe")
+    names = [s.name for s in paper.settings]
+    write_reference(synthetic.coe_records(settings=names, points=200), tmp_path / "reference")
+    site = build(tmp_path / "reference", None, tmp_path / "site", papers=[paper]).parent
+    assert (site / "paper" / "coe.html").stat().st_size < MEGABYTE
 
 
 def test_file_names_never_leave_their_folder():
