@@ -27,7 +27,9 @@ class TupleModel(nn.Module):
     def __init__(self, config: Config, data: TupleData):
         super().__init__()
         self.embed = nn.Embedding(data.vocab_size, config.hidden)
-        self.layers = nn.ModuleList(sublayer(config, whole_batch=True) for _ in range(config.layers * config.depth_scale))
+        self.layers = nn.ModuleList(
+            sublayer(config, whole_batch=True) for _ in range(config.layers * config.depth_scale)
+        )
         self.norm = nn.RMSNorm(config.hidden, eps=1e-6)
         self.head = nn.Linear(config.hidden, data.classes, bias=False)
 
@@ -116,7 +118,12 @@ def run(config: Config, context: Context) -> Outcome:
         loss,
         lambda: evaluate(model, held_out),
         Optimisation(
-            config.lr_chain if config.passes > 1 and config.lr_chain else config.lr, steps, config.warmup, config.schedule, (config.beta1, config.beta2), config.weight_decay,
+            config.lr_chain if config.passes > 1 and config.lr_chain else config.lr,
+            steps,
+            config.warmup,
+            config.schedule,
+            (config.beta1, config.beta2),
+            config.weight_decay,
             config.clip,
         ),
         evaluations=config.evaluations,
@@ -185,34 +192,32 @@ def evaluate(model: nn.Module, batches: list[Batch]) -> dict[str, float]:
 
 @torch.no_grad()
 def analyse(model: nn.Module, batches: list[Batch], seed: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Routing on held-out tokens: usage, and the co-activation of the first two passes with a shuffled null (App. D)."""
-    chosen: dict[tuple[int, int], list[Tensor]] = {}
+    """Routing on held-out tokens: usage, and co-activation of the first two passes with a shuffled null (App. D)."""
     layers = [m for m in model.modules() if isinstance(m, ChainOfExperts)]
-    handles = []
-    for i, layer in enumerate(layers):
-        for router in layer.routers:
-            handles.append(
-                router.register_forward_hook(
-                    lambda _m, _x, out, i=i: chosen.setdefault((i, counter[i]), []).append(out.indices.cpu())
-                    or counter.__setitem__(i, counter[i] + 1)
-                )
-            )
-    keep = []
+    experts = [layer.experts.count for layer in layers]
+    chosen: dict[tuple[int, int], list[Tensor]] = {}
+    passes: list[list[Tensor]] = [[] for _ in layers]  # of one batch, in the order in which the passes run
+    handles = [
+        router.register_forward_hook(lambda _m, _x, out, seen=seen: seen.append(out.indices.cpu()))
+        for layer, seen in zip(layers, passes, strict=True)
+        for router in layer.routers
+    ]
     for batch in batches:
-        counter = dict.fromkeys(range(len(layers)), 0)
         predict(model, batch)
-        keep.append((batch.targets != -100).flatten().cpu())
+        mask = (batch.targets != -100).flatten().cpu()
+        for i, seen in enumerate(passes):
+            for t, indices in enumerate(seen):
+                chosen.setdefault((i, t), []).append(indices[mask])
+            seen.clear()
     for handle in handles:
         handle.remove()
-    mask = torch.cat(keep)
-    picks = {key: torch.cat(parts)[mask] for key, parts in chosen.items()}
-    experts = [layer.experts.count for layer in layers]
+    picks = {key: torch.cat(parts) for key, parts in chosen.items()}
     balance = [usage_entropy(p, experts[i]) for (i, _), p in picks.items()]
     metrics = {"load_balance": sum(balance) / len(balance)}
     tables: dict[str, Any] = {}
     ratios, skew, excess = [], [], []
     for i in range(len(layers)):
-        if (i, 1) not in picks or layers[i].routers[0].k == experts[i]:
+        if (i, 1) not in picks or layers[i].k == experts[i]:
             continue
         first, second = picks[i, 0], picks[i, 1]
         matrix = coactivation(first, second, experts[i])
@@ -234,8 +239,12 @@ def median(values: list[float]) -> float:
     return float(torch.tensor(values, dtype=torch.float64).quantile(0.5))
 
 
-def evaluate_zero_shot(model: nn.Module, data: LanguageData, items: int, device: str) -> dict[str, float]:
+def evaluate_zero_shot(model: Any, data: LanguageData, items: int, device: str) -> dict[str, float]:
     """lm-eval on the tasks that belong to the data: the paper's three at full size, ours on word problems and GSM8K."""
     from repro.evaluation.lm_eval import evaluate_with_lm_eval, tasks_for
 
-    return evaluate_with_lm_eval(model, data.tokenizer, tasks_for(data), limit=items if items > 0 else None, device=device)
+    tasks = tasks_for(data)
+    if not tasks:
+        return {}
+    limit = items if items > 0 else None
+    return evaluate_with_lm_eval(model, data.tokenizer, tasks, data=data, limit=limit, device=device)

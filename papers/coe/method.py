@@ -71,16 +71,14 @@ class ChainOfExperts(nn.Module):
             raise ValueError(f"residual is one of {', '.join(RESIDUALS)}, not {residual!r}")
         if passes < 1:
             raise ValueError(f"a layer runs at least once, not {passes} times")
-        self.passes, self.gating, self.residual = passes, gating, residual
+        self.passes, self.k, self.gating, self.residual = passes, k, gating, residual
         self.aux_alpha, self.whole_batch = aux_alpha, whole_batch
         self.experts = Experts(experts, hidden, width)
         self.shared = SwiGLU(hidden, shared_experts * width) if shared_experts else None
         self.routers = nn.ModuleList(
             TopKRouter(hidden, experts, k) for _ in range(passes if gating == "independent" else 1)
         )
-        self.norms = nn.ModuleList(
-            nn.RMSNorm(hidden, eps=eps) for _ in range(passes if residual == "prenorm" else 1)
-        )
+        self.norms = nn.ModuleList(nn.RMSNorm(hidden, eps=eps) for _ in range(passes if residual == "prenorm" else 1))
 
     def mixture(self, x: Tensor, routing: Routing) -> Tensor:
         """``MoE_t(x)`` for tokens ``x [T, d]`` under a routing."""
@@ -92,13 +90,15 @@ class ChainOfExperts(nn.Module):
         stream = h.reshape(-1, h.shape[-1])
         prenorm = self.residual == "prenorm"
         start = stream if prenorm else self.norms[0](stream)
-        x, routing, terms = start, None, []
+        sequences = 1 if self.whole_batch else h.shape[0]
+        routing: Routing | None = None
+        x, terms = start, []
         for t in range(self.passes):
             into = self.norms[t](x) if prenorm else x
             if routing is None or self.gating != "frozen":
                 routing = self.routers[t if self.gating == "independent" else 0](into)
                 if self.training and self.aux_alpha:
-                    terms.append(sequence_balance_loss(*routing[:2], 1 if self.whole_batch else h.shape[0]))
+                    terms.append(sequence_balance_loss(routing.scores, routing.indices, sequences))
             out = self.mixture(into, routing)
             if self.residual == "outer":
                 x = out
@@ -112,7 +112,7 @@ class ChainOfExperts(nn.Module):
 
     def routed_passes(self) -> int:
         """Routed expert passes per token: C K."""
-        return self.passes * self.routers[0].k
+        return self.passes * self.k
 
     def expert_passes(self) -> int:
         """Expert passes per token, shared experts included, in units of one routed expert: C (K + M)."""
@@ -135,17 +135,17 @@ def chain_experts(
     Raises:
         ValueError: when the model has no such layer.
     """
-    from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
+    from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2DecoderLayer, DeepseekV2Moe
 
-    found = 0
-    for layer in model.modules():
-        moe = getattr(layer, "mlp", None)
-        if not isinstance(moe, DeepseekV2Moe):
-            continue
-        found += 1
+    hosts = [m for m in model.modules() if isinstance(m, DeepseekV2DecoderLayer) and isinstance(m.mlp, DeepseekV2Moe)]
+    if not hosts:
+        raise ValueError(f"{type(model).__name__} has no DeepSeek-V2 mixture-of-experts layer")
+    for layer in hosts:
+        moe = layer.mlp
+        assert isinstance(moe, DeepseekV2Moe)
         config = moe.config
         chain = ChainOfExperts(
-            config.hidden_size, config.moe_intermediate_size, config.n_routed_experts, config.num_experts_per_tok,
+            config.hidden_size, config.moe_intermediate_size, config.n_routed_experts, config.num_experts_per_tok or 1,
             passes, config.n_shared_experts, gating, residual, eps=config.rms_norm_eps,
         ).to(moe.gate.weight)  # fmt: skip
         with torch.no_grad():
@@ -155,19 +155,16 @@ def chain_experts(
             assert chain.shared is not None
             chain.shared.gate_up_proj.weight.copy_(torch.cat([shared.gate_proj.weight, shared.up_proj.weight]))
             chain.shared.down_proj.weight.copy_(shared.down_proj.weight)
-            for router in chain.routers:
-                router.weight.copy_(moe.gate.weight)
-            for norm in chain.norms:
-                norm.weight.copy_(layer.post_attention_layernorm.weight)
-        layer.post_attention_layernorm = nn.Identity()
-        layer.mlp = _Update(chain)
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no DeepSeek-V2 mixture-of-experts layer")
+            for copies, own in ((chain.routers, moe.gate), (chain.norms, layer.post_attention_layernorm)):
+                for copy in copies:
+                    copy.load_state_dict({"weight": own.weight})
+        layer.add_module("post_attention_layernorm", nn.Identity())
+        layer.add_module("mlp", _Update(chain))
     return model
 
 
 class _Update(nn.Module):
-    """``y - h`` of a sublayer, for a host layer that adds its own residual; ``aux_loss`` keeps the last balance loss."""
+    """``y - h`` of a sublayer, for a host layer with a residual of its own; keeps the last balance loss."""
 
     def __init__(self, chain: ChainOfExperts):
         super().__init__()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from torch import nn
 
 from papers.coe.method import ChainOfExperts
 from papers.coe.model import CoEConfig, CoEForCausalLM
@@ -26,9 +28,9 @@ MODELS = {
 }
 
 
-def published_config(experts: int = 63, k: int = 8, passes: int = 1, layers: int = 4, **changes: object) -> CoEConfig:
+def published_config(experts: int = 63, k: int = 8, passes: int = 1, layers: int = 4, **changes: Any) -> CoEConfig:
     """Configuration of the published models (official repository): DeepSeek-V2-Lite's shape scaled down."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "vocab_size": 102400,
         "hidden_size": 1024,
         "num_hidden_layers": layers,
@@ -73,12 +75,13 @@ def non_embedding(model: CoEForCausalLM) -> int:
 def forward_macs(model: CoEForCausalLM) -> int:
     """Multiply-accumulates per token of one forward pass, without attention scores; experts as often as they run."""
     total = model.lm_head.weight.numel()
-    for layer in model.layers:
-        total += sum(p.numel() for p in layer.self_attn.parameters() if p.dim() == 2)
-        chain = layer.feed_forward
-        assert isinstance(chain, ChainOfExperts)
-        total += chain.expert_passes() * chain.experts.parameters_each
-        total += chain.passes * chain.routers[0].weight.numel()
+    total += sum(
+        m.weight.numel() for n, m in model.layers.named_modules() if "self_attn" in n and isinstance(m, nn.Linear)
+    )
+    for chain in model.modules():
+        if isinstance(chain, ChainOfExperts):
+            total += chain.expert_passes() * chain.experts.parameters_each
+            total += chain.passes * sum(p.numel() for p in chain.routers[0].parameters())
     return total
 
 
@@ -93,7 +96,9 @@ def accounting() -> dict[str, float]:
         out[f"params_total_{name}"] = total
         out[f"memory_gb_{name}"] = TRAINING_BYTES * total / 2**30
         out[f"forward_macs_per_token_{name}"] = forward_macs(model)
-        out[f"kv_cache_bytes_per_token_{name}"] = 2 * layers * (model.config.kv_lora_rank + model.config.qk_rope_head_dim)
+        out[f"kv_cache_bytes_per_token_{name}"] = (
+            2 * layers * (model.config.kv_lora_rank + model.config.qk_rope_head_dim)
+        )
     for saving, less, more in (("pool", "coe_n48", "moe"), ("deep2", "coe", "deep2"), ("deep3", "coe", "deep3")):
         out[f"memory_saving_{saving}"] = 100 * (1 - out[f"memory_gb_{less}"] / out[f"memory_gb_{more}"])
     for pool in (64, 63):

@@ -1,15 +1,19 @@
 """Procedural word problems with worked solutions; stands in for MetaMathQA at laptop scale.
 
-An item is a chain of two to four operations modulo a small prime, told three times in different words (MetaMathQA, too,
-holds several rephrasings of each problem). Every telling asks for one of three kinds of solution:
+An item is a chain of three or four operations modulo 7, told three times in different words (MetaMathQA, too, holds
+several rephrasings of each problem). Every telling asks for one of three kinds of solution:
 
 - ``steps`` writes every intermediate value: one table lookup at each ``=``;
 - ``pairs`` writes every second one: two chained lookups at ``=``;
-- ``direct`` gives the answer at once: two to four chained lookups.
+- ``direct`` gives the answer at once: three or four chained lookups.
 
 A value that is not written down has to be computed inside one position, where attention to earlier tokens cannot help
 any more: only what happens between the layers, and between the passes of a layer, can. `Batch.answers` holds that
 number of operations for every computed token, so that the loss can be told apart by it.
+
+The wording is terse, the modulus small and the rows are packed without padding, so that computed values are a
+fifteenth of all tokens: with longer texts and modulus 11 a small model stayed at chance on them for as long as a
+laptop trains, and the data said nothing about computing.
 """
 
 from __future__ import annotations
@@ -29,9 +33,9 @@ from repro.data.tokenizers import word_tokenizer
 if TYPE_CHECKING:
     from datasets import Dataset
 
-MODULUS = 11
-ITEMS, HELD_OUT_ITEMS = 8000, 400
-OPERATIONS = (2, 3, 4)
+MODULUS = 7
+ITEMS, HELD_OUT_ITEMS = 16_000, 500
+OPERATIONS = (3, 4)
 STYLES = ("steps", "pairs", "direct")
 
 
@@ -49,16 +53,16 @@ THINGS = _words(
 )
 #: Per wording: how each operation is told, and the frame around the operations.
 PHRASES = (
-    {"+": "finds {c} more", "-": "gives away {c}", "*": "makes it {c} times as many"},
-    {"+": "add {c}", "-": "subtract {c}", "*": "multiply by {c}"},
-    {"+": "raised by {c}", "-": "lowered by {c}", "*": "scaled by {c}"},
+    {"+": "finds {c}", "-": "loses {c}", "*": "times {c}"},
+    {"+": "add {c}", "-": "subtract {c}", "*": "multiply {c}"},
+    {"+": "up {c}", "-": "down {c}", "*": "scaled {c}"},
 )
 FRAMES = (
-    ("{name} has {x} {things} . {name}", " , then ", ". how many {things} are left modulo {m} ?"),
-    ("start with the {x} {things} of {name} . first", " , next ", ". what is the result modulo {m} ?"),
-    ("which number modulo {m} does {name} get when {x} {things} are", " and after that ", "?"),
+    ("{name} has {x} {things} ,", " , ", ". left ?"),
+    ("start {x} :", " , ", "?"),
+    ("{x} {things}", " then ", "?"),
 )
-CUES = {"steps": "show every step .", "pairs": "join two steps .", "direct": "answer at once ."}
+CUES = {"steps": "steps", "pairs": "pairs", "direct": "direct"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Problem:
         opening, joint, closing = FRAMES[wording]
         told = [PHRASES[wording][o].format(c=c) for o, c in zip(self.operators, self.operands, strict=True)]
         text = f"{opening} {joint.join(told)} {closing} {CUES[style]}"
-        return " ".join(text.format(name=name, things=things, x=self.start, m=self.modulus).split())
+        return " ".join(text.format(name=name, things=things, x=self.start).split())
 
     def response(self, style: str) -> tuple[str, list[int]]:
         """The solution, and for each of its words the number of operations that it needs (0: none)."""
@@ -115,13 +119,14 @@ def vocabulary(modulus: int = MODULUS) -> list[str]:
 
 
 def problems(count: int, modulus: int, seed: int) -> Iterator[Problem]:
-    """``count`` distinct chains, a third of each length in `OPERATIONS`, in random order.
+    """``count`` distinct chains, as many of each length in `OPERATIONS`, in random order.
 
-    Raises ValueError when the modulus allows too few distinct chains.
+    Raises ValueError when they would take more than four fifths of the shortest chains that the modulus allows.
     """
     shortest = modulus * (3 * modulus - 4) ** OPERATIONS[0]
-    if count > shortest:  # a third of them are that short, so that a third of the space at most is used
-        raise ValueError(f"at most {shortest} items with modulus {modulus}, not {count}")
+    most = len(OPERATIONS) * 4 * shortest // 5
+    if count > most:
+        raise ValueError(f"at most {most} items with modulus {modulus}, not {count}")
     draw = random.Random(f"word problems/{modulus}/{seed}")
     choices = [(o, c) for o in "+-*" for c in range(2 if o == "*" else 1, modulus)]
     seen: set[Problem] = set()
@@ -157,14 +162,22 @@ def rows(items: int, modulus: int = MODULUS, seed: int = 0) -> Iterator[dict[str
 
 
 def word_problems(
-    sequence: int, *, seed: int = 0, limit: int | None = None, held_out: int = HELD_OUT_ITEMS, modulus: int = MODULUS
+    sequence: int,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    held_out: int = HELD_OUT_ITEMS,
+    modulus: int = MODULUS,
+    packed: bool = True,
 ) -> LanguageData:
-    """Word problems as rows ``query: ... response: ... <eos>``, one a row, loss on all words.
+    """Word problems as texts ``query: ... response: ... <eos>``, loss on all words.
+
+    ``packed`` lays them end to end in rows of ``sequence + 1`` words; otherwise each has a padded row of its own.
 
     Whole *items* are held out, with all their tellings: a chain of operations that is asked about there occurs in no
     training row in any wording. (MetaMathQA's random split, in contrast, leaves rephrasings of the same problem on both
-    sides.) ``limit``: number of training items (8,000 by default), three rows each. ``seed`` is the seed of the data,
-    not of a run. Rows longer than ``sequence + 1`` words are cut; the longest has 82.
+    sides.) ``limit``: number of training items (16,000 by default), three texts each. ``seed`` is the seed of the data,
+    not of a run. Padded rows longer than ``sequence + 1`` words are cut; the longest has 52.
 
     Raises ValueError for more items than there are distinct problems.
     """
@@ -179,10 +192,16 @@ def word_problems(
     border = int(ends[cut - 1])
 
     def split(rows: slice, stream: slice) -> TokenRows:
-        return TokenRows(
+        words, answers = (
             torch.from_numpy(ids[stream].astype(np.int16)),
-            width - 1,
             torch.from_numpy(marks[stream].astype(np.uint8)),
+        )
+        if packed:
+            return TokenRows(words, sequence, answers)
+        return TokenRows(
+            words,
+            width - 1,
+            answers,
             torch.from_numpy((ends - lengths)[rows] - stream.start),
             torch.from_numpy(lengths[rows]),
         )
@@ -193,9 +212,9 @@ def word_problems(
         held_out=split(slice(cut, None), slice(border, None)),
         tokenizer=tokenizer,
         source="generated",
-        description=f"{items:,} templated problems of 2 to 4 operations modulo {modulus}, three wordings each, with "
+        description=f"{items:,} templated problems of 3 or 4 operations modulo {modulus}, three wordings each, with "
         f"solutions that write every value, every second one, or the answer only; {held_out} other problems held out.",
-        details={"items": items, "held_out_items": held_out, "modulus": modulus, "data_seed": seed},
+        details={"items": items, "held_out_items": held_out, "modulus": modulus, "data_seed": seed, "packed": packed},
         held_out_items=table.select(range(cut, len(table))).remove_columns(["ids", "id_marks", "length"]).to_list(),
     )
 

@@ -90,7 +90,8 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: DecoderConfig, index: int, feed_forward: nn.Module):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = (DeepseekV2Attention if config.attention == "mla" else LlamaAttention)(config, index)
+        attention: Any = DeepseekV2Attention if config.attention == "mla" else LlamaAttention
+        self.self_attn = attention(config, index)
         self.feed_forward = feed_forward
 
     def forward(
@@ -115,11 +116,11 @@ class Decoder(PreTrainedModel, GenerationMixin):
     config_class = DecoderConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _no_split_modules: ClassVar[list[str]] = ["DecoderLayer"]
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: DecoderConfig):
         super().__init__(config)
@@ -128,7 +129,8 @@ class Decoder(PreTrainedModel, GenerationMixin):
             DecoderLayer(config, i, self.make_feed_forward(config)) for i in range(config.num_hidden_layers)
         )
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = (DeepseekV2RotaryEmbedding if config.attention == "mla" else LlamaRotaryEmbedding)(config)
+        rotary: Any = DeepseekV2RotaryEmbedding if config.attention == "mla" else LlamaRotaryEmbedding
+        self.rotary_emb = rotary(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -141,7 +143,7 @@ class Decoder(PreTrainedModel, GenerationMixin):
         return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embed_tokens = value
+        self.embed_tokens = value  # type: ignore[assignment]
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head

@@ -2,7 +2,7 @@
 
 ``y[t] = sum_k weights[t, k] * E_{indices[t, k]}(x[t])`` with ``E_e(x) = W_down[e] (silu(W_gate[e] x) * W_up[e] x)``.
 
-- `naive`: the formula, expert by expert; the reference that the others are tested against, and what FLOPs are counted on.
+- `naive`: the formula, expert by expert; what the others are tested against and FLOPs are counted on.
 - `dense`: every expert on every token as two large matmuls, weighted by zero where not selected; best when nearly all
   experts are selected.
 - `grouped`: tokens sorted by expert, one grouped matmul per projection; best for sparse routing.

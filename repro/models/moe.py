@@ -15,7 +15,7 @@ from repro.models.dispatch import run_experts
 
 
 class Routing(NamedTuple):
-    """What a router decided: ``scores [T, N]`` over all experts, the selected ``indices [T, K]`` and their ``weights``."""
+    """What a router decided: ``scores [T, N]`` over all experts, the selected ``indices [T, K]``, their ``weights``."""
 
     scores: Tensor
     indices: Tensor
@@ -101,7 +101,9 @@ def sequence_balance_loss(scores: Tensor, indices: Tensor, sequences: int) -> Te
     tokens, experts = scores.shape
     length, k = tokens // sequences, indices.shape[1]
     counts = torch.zeros(sequences, experts, device=scores.device, dtype=scores.dtype)
-    counts.scatter_add_(1, indices.reshape(sequences, -1), torch.ones_like(scores[:1, :1]).expand(sequences, length * k))
+    counts.scatter_add_(
+        1, indices.reshape(sequences, -1), torch.ones_like(scores[:1, :1]).expand(sequences, length * k)
+    )
     return (counts * (experts / (length * k)) * scores.view(sequences, length, experts).mean(1)).sum(1).mean()
 
 

@@ -9,7 +9,7 @@ counted. A step's backward pass is counted as it runs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -19,13 +19,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from repro.models.dispatch import forced
 
 
+@runtime_checkable
+class PartlyActive(Protocol):
+    """A module of which one token touches a part."""
+
+    def idle_parameters(self) -> int:
+        """Parameters that one token does not touch."""
+        ...
+
+
 def count_parameters(model: nn.Module) -> dict[str, float]:
     """``params_total``, ``params_trainable`` and ``params_active``: those that one token can touch.
 
     A module whose tokens touch only a part says so by ``idle_parameters()``.
     """
     total = sum(p.numel() for p in model.parameters())
-    idle = sum(m.idle_parameters() for m in model.modules() if hasattr(m, "idle_parameters"))
+    idle = sum(m.idle_parameters() for m in model.modules() if isinstance(m, PartlyActive))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"params_total": float(total), "params_trainable": float(trainable), "params_active": float(total - idle)}
 

@@ -52,7 +52,9 @@ def saved_bytes(function: Any, *arguments: Any) -> float:
     """
     import torch
 
-    parameters = {p.untyped_storage().data_ptr() for a in arguments if isinstance(a, torch.nn.Module) for p in a.parameters()}
+    parameters = {
+        p.untyped_storage().data_ptr() for a in arguments if isinstance(a, torch.nn.Module) for p in a.parameters()
+    }
     seen: dict[int, int] = {}
     keep = []
 

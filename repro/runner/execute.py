@@ -61,7 +61,7 @@ def execute(
     clock = time.monotonic()
     show = progress or Silent()
     found = {run.key: record for run in runs if (record := store.get(run.paper, run.scale, run.key)) is not None}
-    todo = [run for run in dict((r.key, r) for r in runs).values() if run.key not in found]
+    todo = [run for run in {r.key: r for r in runs}.values() if run.key not in found]
     summary = Summary(cached=len(found))
     done: dict[str, Record] = dict(found)
     count = min(workers if workers is not None else default_workers(runs[0].device if runs else "cpu"), len(todo))

@@ -158,5 +158,3 @@ def _run(
     return Run(
         paper.slug, setting, arm, scale, seed, config, device, code, run_key(identity), entry, time_limit, memory_limit
     )
-
-

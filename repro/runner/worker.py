@@ -72,9 +72,7 @@ def describe(problem: BaseException) -> dict[str, str]:
     return {"type": type(problem).__name__, "message": str(problem)[:2000], "traceback": text[-8000:]}
 
 
-def record_of(
-    run: Run, status: str, outcome: Outcome, error: dict[str, str], started: datetime, wall: float
-) -> Record:
+def record_of(run: Run, status: str, outcome: Outcome, error: dict[str, str], started: datetime, wall: float) -> Record:
     """The record of a run that ended in ``status`` after ``wall`` seconds."""
     return Record(
         key=run.key,

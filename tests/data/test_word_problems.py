@@ -15,22 +15,16 @@ from repro.data.word_problems import CUES, STYLES, Problem, problems, rows, voca
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, module_cache):
-    return word_problems(128, limit=900, held_out=60)
+    return word_problems(128, limit=900, held_out=60, packed=False)
 
 
-def evaluate(query: str) -> int:
+def evaluate(query: str, modulus: int) -> int:
     """The answer to a problem, read from its words: a second implementation, sharing nothing with the generator."""
-    words = query.split()
-    modulus = int(words[words.index("modulo") + 1])
-    body = query.replace(f"modulo {modulus}", "")
-    start = re.search(r"has (\d+)|with the (\d+)|when (\d+)", body)
-    value = int(next(group for group in start.groups() if group))
-    for verb, operand in re.findall(
-        r"(finds|gives away|makes it|add|subtract|multiply by|raised by|lowered by|scaled by) (\d+)", body
-    ):
-        if verb in ("finds", "add", "raised by"):
+    value = int(re.search(r"\d+", query).group())
+    for verb, operand in re.findall(r"(finds|loses|times|add|subtract|multiply|up|down|scaled) (\d+)", query):
+        if verb in ("finds", "add", "up"):
             value += int(operand)
-        elif verb in ("gives away", "subtract", "lowered by"):
+        elif verb in ("loses", "subtract", "down"):
             value -= int(operand)
         else:
             value *= int(operand)
@@ -56,7 +50,7 @@ def check_solution(response: str, answer: int, modulus: int) -> int:
 @settings(max_examples=25, deadline=None)
 def test_every_solution_is_right(seed, modulus):
     for row in rows(12, modulus, seed):
-        answer = evaluate(row["query"])
+        answer = evaluate(row["query"], modulus)
         assert row["answer"] == str(answer)
         equations = check_solution(row["response"], answer, modulus)
         operations = len(row["operators"])
@@ -80,7 +74,7 @@ def test_marks_count_the_operations_that_a_token_needs():
 def test_chains_are_distinct_and_of_every_length():
     made = list(problems(600, 11, 0))
     assert len(set(made)) == 600
-    assert [sum(len(p.operators) == n for p in made) for n in (2, 3, 4)] == [200, 200, 200]
+    assert [sum(len(p.operators) == n for p in made) for n in (3, 4)] == [300, 300]
     with pytest.raises(ValueError, match="at most"):
         next(problems(10**6, 5, 0))
 
@@ -89,7 +83,7 @@ def test_no_held_out_problem_is_asked_in_training(data):
     def chains(items):
         return {(r["start"], tuple(r["operators"]), tuple(r["operands"])) for r in items}
 
-    everything = list(rows(960, 11, 0))
+    everything = list(rows(960, 7, 0))
     train, held_out = chains(everything[: 3 * 900]), chains(data.held_out_items)
     assert len(train) == 900
     assert len(held_out) == 60
@@ -120,22 +114,19 @@ def test_same_seed_same_bytes_other_seed_other_bytes(module_cache):
 def test_generation_is_fixed_for_all_machines():
     """Records of two machines are comparable only if both train on the same problems."""
     row = next(rows(1))
-    assert row["query"] == (
-        "bela has 2 apples . bela makes it 8 times as many , then gives away 5 . how many apples are left modulo 11 ? "
-        "show every step ."
-    )
-    assert row["response"] == "2 * 8 = 5 ; 5 - 5 = 0 ; answer 0"
+    assert row["query"] == "vera has 5 pins , finds 1 , finds 6 , finds 2 . left ? direct"
+    assert row["response"] == "answer 0"
 
 
 def test_vocabulary_covers_all_text_and_length_is_bounded(data):
-    assert 120 <= data.vocab_size <= 170
+    assert 80 <= data.vocab_size <= 120
     assert data.vocab_size == len(vocabulary()) + 3
     unknown = data.tokenizer.unk_token_id
-    for row in rows(300, 11, 5):
+    for row in rows(300, 7, 5):
         text = f"query: {row['query']} response: {row['response']}"
         ids = data.tokenizer(text)["input_ids"]
         assert unknown not in ids
-        assert len(ids) + 1 <= 96
+        assert len(ids) + 1 <= 52
         assert data.tokenizer.decode(ids) == text
 
 
@@ -146,15 +137,25 @@ def test_rows_are_the_texts_with_labels_on_words_only(data):
         kept = batch.targets[0] != -100
         words = text.split()
         assert data.tokenizer.convert_ids_to_tokens(batch.targets[0][kept].tolist()) == words[1:]
-        assert data.tokenizer.convert_ids_to_tokens(batch.inputs[0, : len(words)].tolist()) == words
-        assert (batch.inputs[0, len(words) :] == data.tokenizer.pad_token_id).all()
+        shown = words[: data.sequence]
+        assert data.tokenizer.convert_ids_to_tokens(batch.inputs[0, : len(shown)].tolist()) == shown
+        assert (batch.inputs[0, len(shown) :] == data.tokenizer.pad_token_id).all()
         assert not batch.answers[0][~kept].any()
         marks = [0] * (len(words) - len(row["marks"]) - 1) + row["marks"] + [0]
         assert batch.answers[0][kept].tolist() == marks[1:]
 
 
+def test_packed_rows_are_the_same_words_end_to_end(data):
+    packed = word_problems(32, limit=900, held_out=60)
+    words = " ".join(f"query: {r['query']} response: {r['response']} <eos>" for r in data.held_out_items).split()
+    batch = packed.held_out.take(torch.arange(3))
+    assert packed.tokenizer.convert_ids_to_tokens(batch.targets.flatten().tolist()) == words[1:97]
+    assert batch.tokens == 96
+    assert 0.04 < (packed.train.answers > 0).float().mean() < 0.1
+
+
 def test_a_short_sequence_cuts_rows(module_cache):
-    data = word_problems(20, limit=30, held_out=10)
+    data = word_problems(20, limit=30, held_out=10, packed=False)
     batch = data.rows(torch.arange(5))
     assert batch.inputs.shape == (5, 20)
     assert batch.tokens == 100
@@ -170,7 +171,7 @@ def test_second_load_reads_the_cache(module_cache, monkeypatch):
 
 def test_a_damaged_cache_is_made_again(module_cache):
     first = load_language("word-problems", 128, limit=70)
-    (place,) = [p for p in (module_cache / "data").iterdir() if '"items": 470' in (p / "identity.json").read_text()]
+    (place,) = [p for p in (module_cache / "data").iterdir() if '"items": 570' in (p / "identity.json").read_text()]
     for file in place.glob("*.arrow"):
         file.write_bytes(b"broken")
     assert load_language("word-problems", 128, limit=70).fingerprint == first.fingerprint

@@ -90,7 +90,9 @@ def test_agrees_with_transformers_experts():
     from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Experts
 
     x, indices, weights, gate_up, down = case(20, 8, 4, 6, 2, False, 3)
-    theirs = DeepseekV2Experts(DeepseekV2Config(hidden_size=8, moe_intermediate_size=4, n_routed_experts=6, num_attention_heads=1))
+    theirs = DeepseekV2Experts(
+        DeepseekV2Config(hidden_size=8, moe_intermediate_size=4, n_routed_experts=6, num_attention_heads=1)
+    )
     ours = Experts(6, 8, 4)
     ours.load_state_dict({"gate_up_proj": gate_up, "down_proj": down})
     theirs.load_state_dict(ours.state_dict())

@@ -60,7 +60,10 @@ def test_agrees_with_the_published_layer(case):
     chosen = []
     for router in chain.routers:
         router.register_forward_hook(lambda _m, _x, out: chosen.append(out.indices.sort(-1).values.tolist()))
-    x, expected = (torch.tensor(case[n]["data"]).view(case[n]["shape"]) if isinstance(case[n], dict) else torch.tensor(case[n]) for n in "xy")
+    x, expected = (
+        torch.tensor(case[n]["data"]).view(case[n]["shape"]) if isinstance(case[n], dict) else torch.tensor(case[n])
+        for n in "xy"
+    )
     y, aux = chain(x)
     torch.testing.assert_close(y, expected, rtol=2e-5, atol=1e-4)
     assert aux.item() == pytest.approx(sum(case["aux_loss_per_iteration"]), rel=1e-5)
@@ -224,7 +227,11 @@ def test_hand_case():
     s1 = math.e / (math.e + 1 / math.e)
     x1 = 1 + 2 * s1
     s2 = 1 / (1 + math.exp(-2 * x1))
-    assert (s1, x1, s2) == (pytest.approx(0.8808, abs=1e-4), pytest.approx(2.7616, abs=1e-4), pytest.approx(0.99602, abs=1e-5))
+    assert (s1, x1, s2) == (
+        pytest.approx(0.8808, abs=1e-4),
+        pytest.approx(2.7616, abs=1e-4),
+        pytest.approx(0.99602, abs=1e-5),
+    )
     y, _ = chain(torch.ones(1, 1, 1))
     assert y.item() == pytest.approx(x1 + s2 * 2 * x1, rel=1e-6)
     assert y.item() == pytest.approx(8.2628, abs=2e-4)
@@ -238,7 +245,9 @@ def test_gradients_reach_every_router_and_no_unselected_expert():
     chain(stream(1, 1))[0].square().sum().backward()
     assert all(router.weight.grad.abs().sum() > 0 for router in chain.routers)
     for expert in range(6):
-        gradient = chain.experts.gate_up_proj.grad[expert].abs().sum() + chain.experts.down_proj.grad[expert].abs().sum()
+        gradient = (
+            chain.experts.gate_up_proj.grad[expert].abs().sum() + chain.experts.down_proj.grad[expert].abs().sum()
+        )
         assert (gradient > 0) == (expert in selected)
 
 
@@ -300,7 +309,7 @@ def test_balance_loss_counts_one_term_per_evaluated_router():
 
 def test_bad_options_are_refused():
     for options in ({"gating": "none"}, {"residual": "none"}, {"passes": 0}, {"k": 7}):
-        with pytest.raises(ValueError, match="not|cannot"):
+        with pytest.raises(ValueError, match=r"not|cannot"):
             layer(**options)
     with pytest.raises(ValueError, match="no DeepSeek-V2"):
         chain_experts(nn.Linear(2, 2), 2)
