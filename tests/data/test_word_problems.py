@@ -158,7 +158,7 @@ def test_a_short_sequence_cuts_rows(module_cache):
     data = word_problems(20, limit=30, held_out=10, packed=False)
     batch = data.rows(torch.arange(5))
     assert batch.inputs.shape == (5, 20)
-    assert batch.tokens == 100
+    assert 90 <= batch.tokens <= 100  # only the shortest texts end before the cut
 
 
 def test_second_load_reads_the_cache(module_cache, monkeypatch):
