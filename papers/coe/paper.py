@@ -110,6 +110,12 @@ RATES = {
     "composition-prenorm": (6e-3, 6e-3),
     "lookup": (6e-3, 3e-3),
     "lookup-prenorm": (3e-3, 1.5e-3),
+    "word-problems": (4e-3, 4e-3),
+    "word-problems-prenorm": (2e-3, 4e-3),
+    "stdlib": (4e-3, 4e-3),
+    "stdlib-prenorm": (2e-3, 2e-3),
+    "gsm8k": (4e-3, 4e-3),  # GSM8K as bytes takes the rates of the other byte-level setting
+    "gsm8k-prenorm": (2e-3, 2e-3),
 }
 PRENORM_ARMS = (
     "moe", "moe-strict", "coe", "coe-2x", "moe-3x", "coe-shared-gate", "coe-frozen-gate", "dense", "dense-c2",
@@ -423,7 +429,7 @@ CLAIMS = (
 
 PUBLISHED_SHAPE = {
     "k": 8, "experts": 63, "shared_experts": 1, "layers": 4, "hidden": 1024, "heads": 8, "expert_width": 704,
-    "attention": "mla", "vocab": 102400, "batch": 64, "sequence": 512, "steps": 1000, "lr": 3e-4,
+    "attention": "mla", "vocab": 102400, "batch": 64, "sequence": 512, "steps": 1000, "lr": 3e-4, "lr_chain": 0.0,
     "dtype": "bfloat16", "evaluations": 100, "average_last": 10, "lm_eval_items": -1,
 }  # fmt: skip
 

@@ -71,8 +71,13 @@ def tune(arguments: argparse.Namespace) -> int:
         raise KeyboardInterrupt
     target = papers.folder(paper.slug) / "tuning.jsonl"
     kept = {key_of(cell): cell for cell in [*read(target), *cells]}
-    write_atomically(target, "".join(json.dumps(plain(kept[k])) + "\n" for k in sorted(kept)))
+    write_atomically(target, "".join(line(kept[k]) for k in sorted(kept)))
     return 1 if summary.failed else 0
+
+
+def line(cell: Mapping[str, Any]) -> str:
+    """A cell as kept: without what is relative to the grid of one call."""
+    return json.dumps(plain({k: v for k, v in cell.items() if k not in ("best", "edge")})) + "\n"
 
 
 def key_of(cell: Mapping[str, Any]) -> str:
