@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro.data import load_language
-from repro.data.word_problems import CUES, STYLES, Problem, problems, rows, vocabulary, word_problems
+from repro.data.word_problems import FRAMES, STYLES, Problem, problems, rows, spread, vocabulary, word_problems
 
 
 @pytest.fixture(scope="module")
@@ -18,53 +18,53 @@ def data(tmp_path_factory, module_cache):
     return word_problems(128, limit=900, held_out=60, packed=False)
 
 
-def evaluate(query: str, modulus: int) -> int:
-    """The answer to a problem, read from its words: a second implementation, sharing nothing with the generator."""
-    value = int(re.search(r"\d+", query).group())
-    for verb, operand in re.findall(r"(finds|loses|times|add|subtract|multiply|up|down|scaled) (\d+)", query):
-        if verb in ("finds", "add", "up"):
-            value += int(operand)
-        elif verb in ("loses", "subtract", "down"):
-            value -= int(operand)
-        else:
-            value *= int(operand)
+EFFECTS = {"one-more": (1, 1), "two-more": (1, 2), "one-less": (1, -1), "doubled": (2, 0), "tripled": (3, 0)}
+
+
+def apply(value: int, words: str, modulus: int) -> int:
+    """The value after the operations named in ``words``: a second implementation, sharing nothing with the first."""
+    for word in words.split():
+        if word in EFFECTS:
+            factor, term = EFFECTS[word]
+            value = value * factor + term
     return value % modulus
 
 
-def check_solution(response: str, answer: int, modulus: int) -> int:
-    """Number of equations in a solution; asserts that each holds and that they lead to the answer."""
+def check_solution(response: str, answer: int, modulus: int) -> list[int]:
+    """Operations per equation of a solution; asserts that each holds and that they lead to the answer."""
     *lines, last = response.split(" ; ")
+    value = None
     for line in lines:
         left, right = line.split(" = ")
-        assert re.fullmatch(r"[0-9+\-*() ]+", left)
-        assert eval(left) % modulus == int(right)
-    if lines:
-        assert int(lines[-1].split(" = ")[1]) == answer
-        starts = [int(re.search(r"\d+", line).group()) for line in lines[1:]]
-        assert starts == [int(line.split(" = ")[1]) for line in lines[:-1]]
+        start, operations = left.split(" ", 1)
+        assert value is None or value == int(start)
+        value = apply(int(start), operations, modulus)
+        assert value == int(right)
+    assert value is None or value == answer
     assert last == f"answer {answer}"
-    return len(lines)
+    return [len(line.split()) - 3 for line in lines]
 
 
 @given(seed=st.integers(0, 10**6), modulus=st.sampled_from([5, 7, 11, 13]))
 @settings(max_examples=25, deadline=None)
 def test_every_solution_is_right(seed, modulus):
     for row in rows(12, modulus, seed):
-        answer = evaluate(row["query"], modulus)
+        answer = apply(int(re.search(r"\d+", row["query"]).group()), row["query"], modulus)
         assert row["answer"] == str(answer)
+        count = len(row["operations"])
+        pairs = [2] * (count // 2) + [1] * (count % 2)
         equations = check_solution(row["response"], answer, modulus)
-        operations = len(row["operators"])
-        assert equations == {"steps": operations, "pairs": (operations + 1) // 2, "direct": 0}[row["style"]]
-        assert row["query"].endswith(CUES[row["style"]])
+        assert equations == {"steps": [1] * count, "pairs": pairs, "direct": []}[row["style"]]
+        assert row["query"].endswith(f" {row['style']}")
 
 
 def test_marks_count_the_operations_that_a_token_needs():
-    problem = Problem(7, ("+", "*", "-"), (5, 3, 4), 11)
-    assert problem.values() == [7, 1, 3, 10]
+    problem = Problem(4, ("doubled", "two-more", "one-less"), 7)
+    assert problem.values() == [4, 1, 3, 2]
     for style, text, marked in [
-        ("steps", "7 + 5 = 1 ; 1 * 3 = 3 ; 3 - 4 = 10 ; answer 10", [("1", 1), ("3", 1), ("10", 1)]),
-        ("pairs", "( 7 + 5 ) * 3 = 3 ; 3 - 4 = 10 ; answer 10", [("3", 2), ("10", 1)]),
-        ("direct", "answer 10", [("10", 3)]),
+        ("steps", "4 doubled = 1 ; 1 two-more = 3 ; 3 one-less = 2 ; answer 2", [("1", 1), ("3", 1), ("2", 1)]),
+        ("pairs", "4 doubled two-more = 3 ; 3 one-less = 2 ; answer 2", [("3", 2), ("2", 1)]),
+        ("direct", "answer 2", [("2", 3)]),
     ]:
         response, marks = problem.response(style)
         assert response == text
@@ -72,16 +72,17 @@ def test_marks_count_the_operations_that_a_token_needs():
 
 
 def test_chains_are_distinct_and_of_every_length():
-    made = list(problems(600, 11, 0))
-    assert len(set(made)) == 600
-    assert [sum(len(p.operators) == n for p in made) for n in (3, 4)] == [300, 300]
+    made = list(problems(3000, 7, 0))
+    assert len(set(made)) == 3000
+    # half of the 875 chains of three, the rest shared by the longer ones
+    assert [sum(len(p.operations) == n for p in made) for n in (3, 4, 5)] == [437, 1281, 1282]
     with pytest.raises(ValueError, match="at most"):
         next(problems(10**6, 5, 0))
 
 
 def test_no_held_out_problem_is_asked_in_training(data):
     def chains(items):
-        return {(r["start"], tuple(r["operators"]), tuple(r["operands"])) for r in items}
+        return {(r["start"], tuple(r["operations"])) for r in items}
 
     everything = list(rows(960, 7, 0))
     train, held_out = chains(everything[: 3 * 900]), chains(data.held_out_items)
@@ -114,8 +115,11 @@ def test_same_seed_same_bytes_other_seed_other_bytes(module_cache):
 def test_generation_is_fixed_for_all_machines():
     """Records of two machines are comparable only if both train on the same problems."""
     row = next(rows(1))
-    assert row["query"] == "vera has 5 pins , finds 1 , finds 6 , finds 2 . left ? direct"
-    assert row["response"] == "answer 0"
+    assert row["query"] == (
+        "vera has 0 pins . they get two-more , then tripled , then one-less , then one-less , then one-less . how many "
+        "are left ? pairs"
+    )
+    assert row["response"] == "0 two-more tripled = 6 ; 6 one-less one-less = 4 ; 4 one-less = 3 ; answer 3"
 
 
 def test_vocabulary_covers_all_text_and_length_is_bounded(data):
@@ -126,7 +130,7 @@ def test_vocabulary_covers_all_text_and_length_is_bounded(data):
         text = f"query: {row['query']} response: {row['response']}"
         ids = data.tokenizer(text)["input_ids"]
         assert unknown not in ids
-        assert len(ids) + 1 <= 52
+        assert len(ids) + 1 <= 57
         assert data.tokenizer.decode(ids) == text
 
 
@@ -154,6 +158,19 @@ def test_packed_rows_are_the_same_words_end_to_end(data):
     assert 0.04 < (packed.train.answers > 0).float().mean() < 0.1
 
 
+def test_no_answer_stands_near_the_same_problem(data):
+    """Packed, three tellings side by side would let a model copy the answer from the first."""
+    order = [row["item"] for row in data.held_out_items]
+    for item in set(order):
+        first, second, third = (at for at, other in enumerate(order) if other == item)
+        assert first < 60 <= second < 120 <= third
+    texts = list(rows(50, 7, 1))
+    spread_out = spread(texts, 0)
+    assert sorted(map(str, spread_out)) == sorted(map(str, texts))
+    for turn in range(3):
+        assert {row["wording"] for row in spread_out[50 * turn : 50 * turn + 50]} == set(range(len(FRAMES)))
+
+
 def test_a_short_sequence_cuts_rows(module_cache):
     data = word_problems(20, limit=30, held_out=10, packed=False)
     batch = data.rows(torch.arange(5))
@@ -171,7 +188,7 @@ def test_second_load_reads_the_cache(module_cache, monkeypatch):
 
 def test_a_damaged_cache_is_made_again(module_cache):
     first = load_language("word-problems", 128, limit=70)
-    (place,) = [p for p in (module_cache / "data").iterdir() if '"items": 570' in (p / "identity.json").read_text()]
+    (place,) = [p for p in (module_cache / "data").iterdir() if '"items": 70' in (p / "identity.json").read_text()]
     for file in place.glob("*.arrow"):
         file.write_bytes(b"broken")
     assert load_language("word-problems", 128, limit=70).fingerprint == first.fingerprint

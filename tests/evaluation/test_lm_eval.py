@@ -59,12 +59,12 @@ def _oracle(data: LanguageData, texts: list[str], positions: int = 128) -> Oracl
 def test_a_model_that_knows_every_answer(word_data):
     texts = [f"query: {item['query']} response: {item['response']}" for item in word_data.held_out_items]
     model = _oracle(word_data, texts)
-    found = evaluate_with_lm_eval(model, word_data.tokenizer, tasks_for(word_data), data=word_data, limit=24)
+    found = evaluate_with_lm_eval(model, word_data.tokenizer, tasks_for(word_data), data=word_data, limit=16)
     assert found == {
         "word_problems_exact/exact_match": 1.0,
-        "word_problems_exact/n": 24.0,
+        "word_problems_exact/n": 16.0,
         "word_problems_choice/acc": 1.0,
-        "word_problems_choice/n": 24.0,
+        "word_problems_choice/n": 16.0,
     }
 
 
