@@ -76,14 +76,16 @@ def _definitions(tree: ast.Module, wanted: set[str]) -> bytes:
     while found := [s for s in left if _bound(s) & todo]:
         left = [s for s in left if s not in found]
         out += found
-        todo |= {n.id for s in found for n in ast.walk(s) if isinstance(n, ast.Name)}
+        todo |= {n.id for s in found for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     return "\n".join(sorted(ast.dump(s) for s in out)).encode()
 
 
 def _bound(statement: ast.stmt) -> set[str]:
     if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
         return {statement.name}
-    return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    # names inside comprehensions are their own: only the targets of the statement itself bind
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return {n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)}
 
 
 def _source(module: str, root: Path) -> Path | None:

@@ -133,3 +133,18 @@ def test_the_environment_is_plain_and_names_no_person_or_place(tmp_path):
 def test_the_commit_is_short_or_absent():
     found = commit()
     assert not found or len(found["commit"]) == 12
+
+
+def test_names_that_claims_share_with_the_configuration_do_not_tie_them_to_it(tmp_path):
+    """A comprehension over settings binds ``residual`` for itself; the field of that name must not pull it in."""
+    folder = tmp_path / "papers" / "p"
+    folder.mkdir(parents=True)
+    (folder / "experiment.py").write_text("from papers.p.paper import Config\n")
+    text = "class Config:\n    residual: str = BASE\nBASE = 'a'\nSETTINGS = [residual for residual in ('x', {more})]\n"
+    hashes = []
+    for more in ("'y'", "'z'"):
+        (folder / "paper.py").write_text(text.replace("{more}", more))
+        hashes.append(code_hash.__wrapped__("papers.p.experiment", tmp_path))
+    assert hashes[0] == hashes[1]
+    (folder / "paper.py").write_text(text.replace("{more}", "'y'").replace("'a'", "'b'"))
+    assert code_hash.__wrapped__("papers.p.experiment", tmp_path) != hashes[0]
