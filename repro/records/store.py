@@ -38,6 +38,7 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
+        os.fchmod(handle, 0o644)  # a temporary file is private, a record is not
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

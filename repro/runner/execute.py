@@ -178,6 +178,8 @@ class _Pool:
 
     def _end(self, worker: _Worker) -> None:
         worker.pipe.close()
+        if worker.run is None:
+            worker.process.join(2)  # an idle worker ends with its pipe and cleans up after itself
         worker.process.kill()
         worker.process.join(5)
 
