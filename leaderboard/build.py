@@ -228,13 +228,13 @@ def _write_group(pages: _Pages, paper: Paper, folder: str, group: views.Group, s
 def _record_line(s: Sourced, metric: str) -> str:
     """A line of a record page. Not in the template: there are as many as records, and calls of filters add up."""
     r = s.record
-    value, wall = r.metrics.get(metric), r.profile.get("wall_s")
+    value, wall = r.metrics.get(metric), views.wall_seconds(r)
     arm, started, code, key = (
         escape_text(clip(text, 120), quote=True) for text in (r.arm, r.provenance.get("started", ""), r.code, r.key)
     )
     shown = "" if value is None else report.number(value, 5)
-    seconds = "" if wall is None or not math.isfinite(wall) else f"{wall:.4g}"
-    took = "" if wall is None else views.quantity(wall, "s")
+    seconds = "" if not math.isfinite(wall) else f"{wall:.4g}"
+    took = "" if not math.isfinite(wall) else views.quantity(wall, "s")
     notes = (" stale" if s.stale else "") + ("" if s.judged else " not judged")
     return (
         f'<tr data-arm="{arm}" data-seed="{r.seed}"><th scope="row">{arm}</th>'

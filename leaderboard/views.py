@@ -252,10 +252,15 @@ def shown(story: Story) -> list[Sourced]:
     ]
 
 
+def wall_seconds(record: Record) -> float:
+    """Wall time of a run, wherever the record keeps it; nan when it does not."""
+    return float(record.profile.get("wall_s", record.provenance.get("wall_s", math.nan)))
+
+
 def cost(story: Story) -> Cost:
     """Wall time and memory of the runs behind the rows."""
     records = [s.record for s in shown(story)]
-    walls = [w for w in (float(r.profile.get("wall_s", math.nan)) for r in records) if math.isfinite(w)]
+    walls = [w for w in map(wall_seconds, records) if math.isfinite(w)]
     peaks = [p for p in (r.profile.get("peak_memory_bytes", math.nan) for r in records) if math.isfinite(p)]
     return Cost(
         len(records),
@@ -475,7 +480,9 @@ def _place(paper: Paper, scale: str, setting: str, group: list[Sourced], pages: 
     for name in names:
         runs = [s.record for s in by_arm[name] if s.record.status == "ok"]
         mean, low, high = band([r.metrics.get(metric, math.nan) for r in runs])
-        means = {k: _mean(r.profile.get(k, math.nan) for r in runs) for k in COSTS}
+        means = {
+            k: _mean(wall_seconds(r) if k == "wall_s" else r.profile.get(k, math.nan) for r in runs) for k in COSTS
+        }
         arm = paper.arm(name)
         text = report.number(mean)
         if math.isfinite(low):
