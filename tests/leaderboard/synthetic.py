@@ -41,6 +41,7 @@ GAINS = {
 LEVELS = {
     "composition": 1.25,
     "lookup": 2.1,
+    "lookup-joint": 2.1,
     "word-problems": 0.62,
     "stdlib": 2.08,
     "gsm8k": 1.4,
@@ -51,6 +52,7 @@ LEVELS = {
 SHARE = {
     "composition": 1.0,
     "lookup": 0.02,
+    "lookup-joint": 0.02,
     "word-problems": 0.12,
     "stdlib": -0.1,
     "gsm8k": 0.1,

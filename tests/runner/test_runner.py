@@ -97,6 +97,7 @@ def start(tmp_path):
     return subprocess.Popen(
         [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "store")],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell may have it ignored
     )  # fmt: skip
 
 
