@@ -39,7 +39,7 @@ def run(way: str, x, indices, weights, gate_up, down):
     return [y.detach(), *(leaf.grad for leaf in leaves)]
 
 
-@pytest.mark.parametrize("way", ["dense", "grouped"])
+@pytest.mark.parametrize("way", ["dense", "grouped", "lean"])
 @given(
     tokens=st.integers(1, 40), hidden=st.integers(1, 5), width=st.integers(1, 5), experts=st.integers(1, 9),
     share=st.floats(0, 1), one=st.booleans(), seed=st.integers(0, 10**6),
@@ -68,7 +68,8 @@ def test_naive_is_the_formula():
 
 
 def test_choice_is_visible_and_can_be_forced(monkeypatch):
-    assert dispatch.choose(100, 16, 4) == "grouped"
+    assert dispatch.choose(100, 16, 4) == "lean"
+    assert dispatch.choose(100, 16, 4, "cuda") == "grouped"
     assert dispatch.choose(100, 4, 4) == "dense"
     called = []
     monkeypatch.setitem(dispatch.WAYS, "naive", lambda *a: (called.append(1), dispatch.naive(*a))[1])

@@ -284,13 +284,13 @@ def test_a_pass_adds_a_router_and_nothing_else():
 
 def test_ways_to_dispatch_agree_forward_and_backward():
     outputs = {}
-    for way in ("naive", "dense", "grouped"):
+    for way in ("naive", "dense", "grouped", "lean"):
         chain, h = layer(std=0.2, passes=3), stream().requires_grad_()
         with forced(way):
             y, aux = chain(h)
             (y.square().sum() + aux).backward()
         outputs[way] = [y, h.grad, chain.experts.gate_up_proj.grad, chain.routers[2].weight.grad]
-    for way in ("dense", "grouped"):
+    for way in ("dense", "grouped", "lean"):
         for ours, reference in zip(outputs[way], outputs["naive"], strict=True):
             torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
