@@ -19,7 +19,7 @@ from repro.claims import ACCOUNTING, SCALES, Claim, Computed, Finding, Interval,
 from repro.claims.contract import Kind, Role, Verdict
 from repro.claims.judge import PLACEBO_SHIFT, combine
 from repro.records import Record, load, standard
-from repro.records.provenance import code_hash
+from repro.records.provenance import run_code
 
 Origin = Literal["local", "reference"]
 ORIGINS: tuple[Origin, ...] = ("local", "reference")
@@ -152,10 +152,10 @@ class Story:
 
 
 @functools.lru_cache
-def current_code(entry: str) -> str:
-    """Hash of the code behind a dotted function name; empty when its source is not here."""
+def current_code(entry: str, data: str = "") -> str:
+    """Hash of the code behind a dotted function name, on a data set; empty when its source is not here."""
     try:
-        return code_hash(entry.rpartition(".")[0])
+        return run_code(entry, {"data": data})
     except (FileNotFoundError, SyntaxError):
         return ""
 
@@ -163,7 +163,7 @@ def current_code(entry: str) -> str:
 def is_stale(paper: Paper, record: Record) -> bool:
     """Whether the code that made a record differs from the code that is here."""
     entry = paper.accounting if record.arm == ACCOUNTING else paper.experiment
-    return record.code != current_code(entry)
+    return record.code != current_code(entry, str(record.config.get("data", "")))
 
 
 def story(

@@ -1,76 +1,48 @@
-"""Data sets by name."""
+"""Data sets by name. A table: adding a line here changes nothing for the data sets that were there before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
-from repro.data.base import LanguageData, TupleData
 from repro.data.errors import UnknownData
 
-
-def _word_problems(sequence: int, **options: Any) -> LanguageData:
-    from repro.data.word_problems import word_problems
-
-    return word_problems(sequence, **options)
+if TYPE_CHECKING:
+    from repro.data.base import LanguageData, TupleData
 
 
-def _stdlib(sequence: int, *, seed: int = 0, **options: Any) -> LanguageData:
-    from repro.data.stdlib import stdlib
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples.
 
-    return stdlib(sequence, **options)
+    ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
+    """
 
-
-def _gsm8k(sequence: int, *, seed: int = 0, **options: Any) -> LanguageData:
-    from repro.data.hub import gsm8k
-
-    return gsm8k(sequence, **options)
-
-
-def _metamath(sequence: int, **options: Any) -> LanguageData:
-    from repro.data.hub import metamath
-
-    return metamath(sequence, **options)
+    module: str
+    function: str
+    kind: Literal["language", "tuples"] = "language"
+    seeded: bool = True
 
 
-def _slimpajama(sequence: int, *, seed: int = 0, **options: Any) -> LanguageData:
-    from repro.data.hub import slimpajama
-
-    return slimpajama(sequence, **options)
-
-
-def _composition(seed: int) -> TupleData:
-    from repro.data.tuples import composition
-
-    return composition(seed)
-
-
-def _lookup(seed: int) -> TupleData:
-    from repro.data.tuples import lookup
-
-    return lookup(seed)
-
-
-def _lookup_joint(seed: int) -> TupleData:
-    from repro.data.tuples import lookup_joint
-
-    return lookup_joint(seed)
-
-
-_LANGUAGE: dict[str, Callable[..., LanguageData]] = {
-    "word-problems": _word_problems,
-    "stdlib": _stdlib,
-    "gsm8k": _gsm8k,
-    "metamath": _metamath,
-    "slimpajama": _slimpajama,
-}
-_TUPLES: dict[str, Callable[[int], TupleData]] = {
-    "composition": _composition,
-    "lookup": _lookup,
-    "lookup-joint": _lookup_joint,
+ENTRIES = {
+    "composition": Entry("repro.data.tuples", "composition", "tuples"),
+    "lookup": Entry("repro.data.tuples", "lookup", "tuples"),
+    "lookup-joint": Entry("repro.data.tuples", "lookup_joint", "tuples"),
+    "word-problems": Entry("repro.data.word_problems", "word_problems"),
+    "stdlib": Entry("repro.data.stdlib", "stdlib", seeded=False),
+    "gsm8k": Entry("repro.data.hub", "gsm8k", seeded=False),
+    "metamath": Entry("repro.data.hub", "metamath"),
+    "slimpajama": Entry("repro.data.hub", "slimpajama", seeded=False),
 }
 #: Names that `load` knows.
-DATA_SETS = (*_TUPLES, *_LANGUAGE)
+DATA_SETS = tuple(ENTRIES)
+
+
+def module_of(name: str) -> str | None:
+    """Dotted name of the module that makes a data set; None for a name that is not here."""
+    entry = ENTRIES.get(name)
+    return entry.module if entry else None
 
 
 def load(
@@ -80,7 +52,7 @@ def load(
 
     Raises UnknownData (a ValueError) for a name that is not in `DATA_SETS`, and what the two loaders raise.
     """
-    if name in _TUPLES:
+    if _of_kind(name, "tuples"):
         return load_tuples(name, seed=seed)
     return load_language(name, sequence, seed=seed, limit=limit, **options)
 
@@ -95,13 +67,24 @@ def load_language(name: str, sequence: int, *, seed: int = 0, limit: int | None 
     Raises UnknownData for an unknown name, MissingData for real data that is not at hand, ValueError when the data do
     not fill one row.
     """
-    if name not in _LANGUAGE:
-        raise UnknownData(name, _LANGUAGE)
-    return _LANGUAGE[name](sequence, seed=seed, limit=limit, **options)
+    if not _of_kind(name, "language"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "language")])
+    if ENTRIES[name].seeded:
+        options["seed"] = seed
+    return _function(name)(sequence, limit=limit, **options)
 
 
 def load_tuples(name: str, *, seed: int = 0) -> TupleData:
     """A task on tuples of symbols. ``seed`` is the seed of the task. Raises UnknownData for an unknown name."""
-    if name not in _TUPLES:
-        raise UnknownData(name, _TUPLES)
-    return _TUPLES[name](seed)
+    if not _of_kind(name, "tuples"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "tuples")])
+    return _function(name)(seed)
+
+
+def _of_kind(name: str, kind: str) -> bool:
+    return name in ENTRIES and ENTRIES[name].kind == kind
+
+
+def _function(name: str) -> Any:
+    entry = ENTRIES[name]
+    return getattr(import_module(entry.module), entry.function)

@@ -18,6 +18,7 @@ import torch
 from repro.data.base import LanguageData, fingerprint
 from repro.data.cache import cache_dir
 from repro.data.errors import MissingData
+from repro.evaluation import tasks as definitions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -30,7 +31,7 @@ LOCAL_TASKS: Mapping[str, str] = {
 }
 #: The harness's own tasks that papers here report, by their folder in the harness. They need the hub.
 HUB_TASKS: Mapping[str, str] = {"arc_easy": "arc", "hellaswag": "hellaswag", "piqa": "piqa"}
-_TASKS = Path(__file__).parent / "tasks"
+_TASKS = Path(str(definitions.__file__)).parent
 
 
 def evaluate_with_lm_eval(

@@ -16,28 +16,34 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from repro.data.registry import module_of
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "scipy", "scikit-learn", "peft")
 #: Parts of the library that cannot change what a run computes.
-_OUTSIDE = ("repro.claims", "repro.cli", "repro.runner", "repro.records", "repro.report", "repro.api", "repro.papers")
+_OUTSIDE = (
+    "repro.claims", "repro.cli", "repro.runner", "repro.records", "repro.report", "repro.api", "repro.papers",
+    "repro.data.registry",
+)  # fmt: skip
 #: A paper's facts: only what a run takes out of them (its configuration) counts, so that claims can be edited freely.
 _FACTS = re.compile(r"papers\.\w+\.paper\Z")
 
 
 @functools.lru_cache
-def code_hash(module: str, root: Path = ROOT) -> str:
-    """Hash of a module and of every project module that it imports, directly or not.
+def code_hash(module: str, root: Path = ROOT, also: tuple[str, ...] = ()) -> str:
+    """Hash of a module, of the modules in ``also``, and of every project module that they import, directly or not.
 
     Follows the import statements of ``repro`` and ``papers`` without running them, and hashes syntax trees without
     docstrings: comments, formatting and docstrings do not make a record stale, code does. Decision rules, the runner
     and the command line are left out: they do not change what a run computes. Of a ``paper.py`` only the definitions
-    count that a module imports from it by name, with what they refer to.
+    count that a module imports from it by name, with what they refer to. YAML files count with the package in whose
+    folder they lie (lm-eval tasks). Data sets are found by name and not by import: `run_code` adds the one of a run.
 
     Raises FileNotFoundError when the module itself is absent.
     """
     seen: dict[str, bytes] = {}
     facts: dict[str, set[str]] = {}
-    queue = [module]
+    queue = [module, *also]
     while queue:
         name = queue.pop()
         if name in seen or name in ("repro", "papers") or name.startswith(_OUTSIDE):
@@ -58,6 +64,8 @@ def code_hash(module: str, root: Path = ROOT) -> str:
                 queue.extend([imported, *(f"{imported}.{n}" for n in names)])
         _strip_docstrings(tree)
         seen[name] = ast.dump(tree).encode()
+        if path.name == "__init__.py":
+            seen[name] += b"".join(file.read_bytes() for file in sorted(path.parent.glob("*.yaml")))
     for name, wanted in facts.items():
         path = _source(name, root)
         if path is not None and name not in seen:
@@ -66,6 +74,16 @@ def code_hash(module: str, root: Path = ROOT) -> str:
     for name in sorted(seen):
         digest.update(name.encode() + b"\0" + seen[name] + b"\0")
     return digest.hexdigest()[:16]
+
+
+def run_code(entry: str, config: Mapping[str, Any]) -> str:
+    """Hash of the code behind a run: that of its entry (a dotted function name) and of the data set its configuration
+    names as ``data``.
+
+    Raises FileNotFoundError when the entry's module is absent.
+    """
+    source = module_of(str(config.get("data", "")))
+    return code_hash(entry.rpartition(".")[0], also=(source,) if source else ())
 
 
 def _definitions(tree: ast.Module, wanted: set[str]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from repro.claims.contract import ACCOUNTING, Paper
@@ -16,11 +17,13 @@ def standard(
     """The records of a paper at a scale whose configuration is the preset's with ``overrides``, one per cell.
 
     A store also holds what was tried with other options (``--set``); pooling those would compare arms that were
-    trained differently. Of several records for one (setting, arm, seed), made by different code, the one that
-    started last counts. Accounting records belong to no scale and are kept.
+    trained differently. An option that a record does not know, because the paper got it later, counts as at its
+    default there: such a record is stale, but it does not vanish. Of several records for one (setting, arm, seed),
+    made by different code, the one that started last counts. Accounting records belong to no scale and are kept.
     """
     cells: dict[tuple[str, str, int], Record] = {}
     wanted: dict[tuple[str, str], dict[str, Any] | None] = {}
+    defaults = json.loads(json.dumps(plain(asdict(paper.config()))))
     for record in records:
         if record.paper != paper.slug:
             continue
@@ -31,7 +34,7 @@ def standard(
             if place not in wanted:
                 wanted[place] = _resolved(paper, *place, scale, overrides)
             options = wanted[place]
-            if options is None or any(record.config.get(k, options) != v for k, v in options.items()):
+            if options is None or any(record.config.get(k, defaults.get(k)) != v for k, v in options.items()):
                 continue
         cell = (record.setting, record.arm, record.seed)
         if cell not in cells or _started(record) >= _started(cells[cell]):

@@ -9,7 +9,7 @@ from typing import Any
 
 from repro.claims import ACCOUNTING, SCALES, Computed, Contrast, Paper
 from repro.claims.judge import PLACEBO_SHIFT, placebo_arm
-from repro.records.provenance import code_hash, run_key
+from repro.records.provenance import run_code, run_key
 from repro.records.schema import SCHEMA
 
 
@@ -119,17 +119,15 @@ def plan(
         cells += [(setting, name) for name in names]
 
     limit = preset.time_limit if time_limit is None else time_limit
-    code = code_hash(paper.experiment.rpartition(".")[0])
     runs = [
-        _run(paper, setting, arm, scale, seed, paper.resolve(setting, arm, scale, overrides), device, code,
+        _run(paper, setting, arm, scale, seed, paper.resolve(setting, arm, scale, overrides), device,
              paper.experiment, limit, preset.memory_limit)
         for seed in numbers
         for setting, arm in cells
     ]  # fmt: skip
     costs = [c for c in paper.claims if any(isinstance(k, Computed) for k in c.comparisons)]
     if paper.accounting and not placebo and any(not claims or c.id in claims for c in costs):
-        code = code_hash(paper.accounting.rpartition(".")[0])
-        runs.insert(0, _run(paper, ACCOUNTING, ACCOUNTING, "published", 0, {}, "cpu", code, paper.accounting, limit,
+        runs.insert(0, _run(paper, ACCOUNTING, ACCOUNTING, "published", 0, {}, "cpu", paper.accounting, limit,
                             preset.memory_limit))  # fmt: skip
     return runs
 
@@ -148,9 +146,10 @@ def _placebo_arms(paper: Paper, setting: str, claims: Sequence[str]) -> list[str
 
 
 def _run(
-    paper: Paper, setting: str, arm: str, scale: str, seed: int, config: dict[str, Any], device: str, code: str,
+    paper: Paper, setting: str, arm: str, scale: str, seed: int, config: dict[str, Any], device: str,
     entry: str, time_limit: float, memory_limit: int,
 ) -> Run:  # fmt: skip
+    code = run_code(entry, config)
     identity = {
         "schema": SCHEMA, "paper": paper.slug, "setting": setting, "arm": arm, "scale": scale, "seed": seed,
         "config": config, "device": device.partition(":")[0], "code": code,

@@ -281,12 +281,15 @@ def test_what_comparisons_read_is_measured(slug):
     paper = load_paper(slug)
     _, summary, _ = smoked(slug)
     by_arm = {r.arm: r for r in summary.records}
+    settings = {s.name for s in paper.settings}
     for claim in paper.claims:
         for comparison in claim.comparisons:
             if isinstance(comparison, Computed):
                 assert comparison.quantity in by_arm[ACCOUNTING].metrics, f"{claim.id} {comparison.name}"
                 continue
-            for arm in set(comparison.compared) & set(by_arm):
-                where = f"{claim.id} {comparison.name} {arm}"
-                assert comparison.metric in by_arm[arm].metrics, where
-                assert {m.quantity for m in comparison.matched} <= set(by_arm[arm].profile), where
+            for record in summary.records:
+                if record.arm not in comparison.compared or record.setting not in (comparison.settings or settings):
+                    continue
+                where = f"{claim.id} {comparison.name} {record.setting}/{record.arm}"
+                assert comparison.metric in record.metrics, where
+                assert {m.quantity for m in comparison.matched} <= set(record.profile), where

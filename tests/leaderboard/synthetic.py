@@ -125,7 +125,7 @@ def coe_record(
         seed=seed,
         status="ok",
         config=config,
-        code=current_code(paper.experiment) if code is None else code,
+        code=current_code(paper.experiment, str(config["data"])) if code is None else code,
         metrics={
             "loss": final,
             "final_loss": y[-1],
@@ -313,7 +313,7 @@ def made_up_records(paper: Paper, seeds: Iterable[int] = (0, 1, 2), points: int 
                     Record(
                         key=run_key({"p": paper.slug, "s": setting.name, "a": arm.name, "n": seed}), paper=paper.slug,
                         setting=setting.name, arm=arm.name, scale="laptop", seed=seed, status="ok", config=config,
-                        code=current_code(paper.experiment),
+                        code=current_code(paper.experiment, str(config.get("data", ""))),
                         metrics={"loss": loss, "final_loss": y[-1], "accuracy": min(1.0, loss / 3)},
                         curves={"loss": {"x": x, "y": y, "of": "step"}, "train_loss": {"x": x, "y": y, "of": "step"}},
                         profile={"train_tokens": 1e5, "params_total": 2e5 + (arm.name == "new"), "params_active": 1e5,

@@ -148,3 +148,37 @@ def test_names_that_claims_share_with_the_configuration_do_not_tie_them_to_it(tm
     assert hashes[0] == hashes[1]
     (folder / "paper.py").write_text(text.replace("{more}", "'y'").replace("'a'", "'b'"))
     assert code_hash.__wrapped__("papers.p.experiment", tmp_path) != hashes[0]
+
+
+def test_a_run_depends_on_the_code_of_its_own_data_set_and_of_no_other(tree, tmp_path, monkeypatch):
+    from repro.records import provenance
+
+    monkeypatch.setattr(provenance, "module_of", {"ours": "repro.data.ours", "theirs": "repro.data.theirs"}.get)
+
+    def hashed(data: str, **files: str) -> str:
+        for name in ("__init__", "registry", "ours", "theirs"):
+            path = tmp_path / "repro" / "data" / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(files.get(name, "x = 1\n"))
+        tree()
+        return code_hash("papers.x.experiment", tmp_path, (provenance.module_of(data),))
+
+    assert hashed("ours") != hashed("theirs")
+    assert hashed("ours") != hashed("ours", ours="x = 2\n")
+    assert hashed("ours") == hashed("ours", theirs="x = 2\n") == hashed("ours", registry="x = 2\n")
+
+
+def test_the_data_set_of_a_run_is_the_one_that_its_configuration_names():
+    from repro.records.provenance import run_code
+
+    codes = {
+        data: run_code("papers.coe.experiment.run", {"data": data}) for data in ("stdlib", "composition", "elsewhere")
+    }
+    assert len(set(codes.values())) == 3
+    assert codes["elsewhere"] == run_code("papers.coe.experiment.run", {}) == code_hash("papers.coe.experiment")
+
+
+def test_task_files_beside_a_package_count(tree, tmp_path):
+    before = tree()
+    (tmp_path / "repro" / "models" / "task.yaml").write_text("a: 1\n")
+    assert tree() != before
