@@ -87,6 +87,7 @@ class _Bench:
 
     def __init__(self, records: Iterable[Any], scale: str):
         self.cells: dict[tuple[str, str, int], Any] = {}
+        self._seeds: dict[tuple[str, str], set[int]] = {}
         self.accounting: Any = None
         for record in records:
             if record.arm == ACCOUNTING:
@@ -94,12 +95,13 @@ class _Bench:
                     self.accounting = record
             elif record.scale == scale:
                 self.cells[record.setting, record.arm, record.seed] = record
+                self._seeds.setdefault((record.setting, record.arm), set()).add(record.seed)
 
     def seeds(self, setting: str, arm: str) -> set[int]:
-        return {s for (g, a, s) in self.cells if g == setting and a == arm}
+        return self._seeds.get((setting, arm), set())
 
     def settings(self) -> list[str]:
-        return list(dict.fromkeys(g for (g, _, _) in self.cells))
+        return list(dict.fromkeys(g for g, _ in self._seeds))
 
     def value(self, setting: str, arm: str, seed: int, metric: str) -> float:
         """nan for a run that did not end well or that lacks the metric: never silently dropped."""
@@ -241,7 +243,9 @@ def _compare(
         seeds = tuple(s for s in seeds if s < PLACEBO_SHIFT)
     common["seeds"] = seeds
     common["records"] = tuple(bench.cells[setting, a, s].key for a in arms for s in seeds)
-    common["arms"] = {a: mean_interval([bench.value(setting, a, s, comparison.metric) for s in seeds]) for a in arms}
+    common["arms"] = {
+        a: mean_interval([bench.value(setting, a, s, comparison.metric) for s in seeds], bootstrap=False) for a in arms
+    }
     read = seeds if twin is None else (*seeds, *(s + PLACEBO_SHIFT for s in seeds))
     cells = {(a, s): bench.cells[setting, a, s].status for a in arms for s in read}
     lost = [f"{a} seed {s}: {status}" for (a, s), status in cells.items() if status != "ok"]
@@ -265,7 +269,8 @@ def _compare(
         verdict, reason, boundaries = decide(comparison.rule, effect, unit)
         settle = seeds_to_settle(effect, boundaries) if verdict == "inconclusive" else None
         ratio = None
-        if published is not None and published.effect:
+        # against a published effect on the wrong side of zero a ratio would read as agreement
+        if published is not None and published.effect is not None and published.effect > 0:
             ratio = effect.mean / published.effect
     if failed:
         verdict, settle = "inconclusive", None

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,12 +68,28 @@ def tune(arguments: argparse.Namespace) -> int:
     by_key = {record.key: record for record in summary.records}
     cells = rows(paper.primary_metric, [(point, by_key[run.key]) for point, run in runs if run.key in by_key], grid)
     print(tabulate(table(cells, grid), headers="keys", floatfmt=".4f"))
+    idle = unmoved(cells)
+    for setting, arm in idle:
+        print(f"{setting}/{arm}: the grid changes nothing (another option overrides it?), its cells are not kept",
+              file=sys.stderr)  # fmt: skip
+    cells = [c for c in cells if (c["setting"], c["arm"]) not in idle]
     if summary.interrupted:
         raise KeyboardInterrupt
     target = papers.folder(paper.slug) / "tuning.jsonl"
     kept = {key_of(cell): cell for cell in [*read(target), *cells]}
     write_atomically(target, "".join(line(kept[k]) for k in sorted(kept)))
-    return 1 if summary.failed else 0
+    return 1 if summary.failed or idle else 0
+
+
+def unmoved(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(setting, arm) whose every grid point gave the very same values: the grid did not reach the run."""
+    seen: dict[tuple[str, str], list[Any]] = {}
+    for cell in cells:
+        seen.setdefault((cell["setting"], cell["arm"]), []).append(cell["values"])
+    return [
+        place for place, values in seen.items()
+        if len(values) > 1 and math.isfinite(sum(values[0])) and all(v == values[0] for v in values)
+    ]  # fmt: skip
 
 
 def line(cell: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+from repro.claims import ACCOUNTING
 from repro.records import Record
 from repro.runner.plan import Run
 
@@ -110,12 +111,14 @@ class Live(Silent):
         what = f"{self.metric} {value:.4f}" if value is not None else record.error.get("message", "") or record.status
         wall = record.provenance.get("wall_s", 0.0)
         name = f"{record.paper} {record.setting}/{record.arm} seed {record.seed}"
-        self._say(f"[{self.number}/{self.count}] {name}: {what} ({wall:.1f} s; about {duration(left)} left)")
+        estimate = f"about {duration(left)} left" if math.isfinite(left) else ""
+        took = f"{wall:.1f} s; {estimate}" if estimate else f"{wall:.1f} s"
+        self._say(f"[{self.number}/{self.count}] {name}: {what} ({took})")
         if self.bars is not None:
             task = self.tasks.pop(record.key, None)
             if task is not None:
                 self.bars.remove_task(task)
-            self.bars.update(self.total, completed=self.done, note=f"about {duration(left)} left")
+            self.bars.update(self.total, completed=self.done, note=estimate)
 
     def _say(self, text: str) -> None:
         if self.bars is not None:
@@ -125,7 +128,12 @@ class Live(Silent):
 
 
 def work_of(run: Run) -> float:
-    """Rough relative work of a run: its steps, times what multiplies them, or 1 where it has none."""
+    """Rough relative work of a run: its steps, times what multiplies them, or 1 where it has none.
+
+    Accounting counts for nothing: it takes seconds, whatever the runs take.
+    """
+    if run.arm == ACCOUNTING:
+        return 0.0
     c = run.config
     work = float(c.get("steps", 1))
     for name in ("length_scale", "depth_scale"):

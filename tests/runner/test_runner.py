@@ -9,13 +9,15 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from repro.papers import load_paper
 from repro.records import Store
-from repro.runner import BadRequest, Live, execute, plan
-from repro.runner.progress import duration
+from repro.runner import BadRequest, Live, Outcome, execute, plan
+from repro.runner.progress import duration, work_of
+from repro.runner.worker import record_of
 from tests.conftest import ROOT
 
 PAPER = load_paper("coe")
@@ -206,3 +208,19 @@ def test_lines_are_printed_where_there_is_no_terminal(tmp_path, capfd):
 
 def test_durations():
     assert [duration(s) for s in (5, 75, 3700, float("nan"))] == ["5 s", "1 min 15 s", "1 h 01 min", "?"]
+
+
+def test_accounting_does_not_enter_the_time_left(capsys):
+    from repro.papers import load_paper
+
+    planned = plan(load_paper("coe"), "laptop", settings=["composition"], seeds=1)
+    accounting, first = planned[0], planned[1]
+    show = Live()
+    show.start(planned, 0, 1)
+    for run in (accounting, first):
+        record = record_of(run, "ok", Outcome(), {}, datetime.now(UTC), 1.0)
+        show.finished(record)
+    said = capsys.readouterr().err.splitlines()[1:]
+    assert "left" not in said[0], "nothing is known yet"
+    assert "left" in said[1]
+    assert work_of(accounting) == 0 < work_of(first)
