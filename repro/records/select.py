@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -19,9 +20,11 @@ def standard(
     A store also holds what was tried with other options (``--set``); pooling those would compare arms that were
     trained differently. An option that a record does not know, because the paper got it later, counts as at its
     default there: such a record is stale, but it does not vanish. Of several records for one (setting, arm, seed),
-    made by different code, the one that started last counts. Accounting records belong to no scale and are kept.
+    made by different code, the one that started last counts. Arms are compared on one kind of device: where a setting
+    has records of several, the kind with the most of them counts, the processor in a tie. Accounting records belong to
+    no scale and are kept.
     """
-    cells: dict[tuple[str, str, int], Record] = {}
+    cells: dict[tuple[str, str, str, int], Record] = {}
     wanted: dict[tuple[str, str], dict[str, Any] | None] = {}
     defaults = json.loads(json.dumps(plain(asdict(paper.config()))))
     for record in records:
@@ -36,10 +39,21 @@ def standard(
             options = wanted[place]
             if options is None or any(record.config.get(k, defaults.get(k)) != v for k, v in options.items()):
                 continue
-        cell = (record.setting, record.arm, record.seed)
+        cell = (_device(record), record.setting, record.arm, record.seed)
         if cell not in cells or _started(record) >= _started(cells[cell]):
             cells[cell] = record
-    return list(cells.values())
+    count = Counter((device, setting) for device, setting, _, _ in cells)
+    best: dict[str, str] = {}
+    for (device, setting), _ in sorted(count.items(), key=lambda c: (-c[1], c[0][0] != "cpu", c[0])):
+        best.setdefault(setting, device)
+    return [record for (device, setting, _, _), record in cells.items() if device == best[setting]]
+
+
+def _device(record: Record) -> str:
+    """``cpu`` or ``cuda``; accounting runs nowhere in particular."""
+    if record.arm == ACCOUNTING:
+        return "cpu"
+    return str(record.environment.get("hardware", {}).get("device", "cpu")).partition(":")[0]
 
 
 def _resolved(

@@ -37,3 +37,13 @@ def test_a_record_from_before_an_option_stays_and_one_with_another_value_does_no
     # an absent option counts as at its default, here one pass, and this arm has two
     unlike = replace(now, config={k: v for k, v in now.config.items() if k != "passes"})
     assert standard(PAPER, [unlike], "laptop") == []
+
+
+def test_records_of_two_kinds_of_device_do_not_meet():
+    def on(device: str, seed: int) -> Record:
+        return replace(record(), key=f"{device}{seed}", seed=seed, environment={"hardware": {"device": device}})
+
+    here, there = [on("cpu", s) for s in range(2)], [on("cuda:0", s) for s in range(3)]
+    assert standard(PAPER, [*here, *there], "laptop") == there
+    assert standard(PAPER, [*there[:2], *here], "laptop") == here, "a tie"
+    assert standard(PAPER, here, "laptop") == here
