@@ -129,12 +129,10 @@ def typecheck(session: nox.Session) -> None:
     run(session, "mypy", *session.posargs)
 
 
-if (ROOT / "repro" / "bench").exists() or (ROOT / "repro" / "bench.py").exists():
-
-    @nox.session
-    def bench(session: nox.Session) -> None:
-        """Time the fast paths against their plain references."""
-        run(session, "repro.bench", *session.posargs)
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time the fast paths against transformers and plain references, and the harness."""
+    run(session, "repro", "bench", *session.posargs)
 
 
 for paper in sorted((ROOT / "papers").glob("[a-z]*/paper.py")):

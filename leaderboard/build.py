@@ -27,7 +27,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from leaderboard import arenas, charts, machine, markdown, views
+from leaderboard import arenas, benchmarks, charts, machine, markdown, views
 from leaderboard.read import Folder, read, strangers
 from repro import report
 from repro.claims import SCALES, Computed, Finding, Interval, Paper
@@ -73,6 +73,7 @@ def build(
     papers: Sequence[Paper] | None = None,
     problems: list[str] | None = None,
     arena_folder: Path = arenas.FOLDER,
+    bench_folder: Path | None = None,
 ) -> Path:
     """Write the site to ``out`` and ``LEADERBOARD.md`` beside ``reference``; return the front page.
 
@@ -83,6 +84,7 @@ def build(
         papers: instead of those found in ``papers/``.
         problems: takes what could not be read, by name.
         arena_folder: where arenas are described.
+        bench_folder: results of benchmarks; ``bench`` beside ``reference`` when None.
     """
     reference, out = Path(reference), Path(out)
     local = None if local is None else Path(local)
@@ -97,8 +99,9 @@ def build(
     known = {p.slug for p in found}
     lost = [p for b in built for p in b.problems]
     lost += [*strangers(reference, known, "reference"), *strangers(local, known, "local")]
+    machines, unread = benchmarks.machines(reference.parent / "bench" if bench_folder is None else Path(bench_folder))
     if problems is not None:
-        problems.extend(lost)
+        problems.extend([*lost, *unread])
 
     pages = _Pages(out, _totals(built))
     names = sorted(built, key=lambda b: b.summary.short.lower())
@@ -111,6 +114,7 @@ def build(
         problems=lost,
     )
     pages.write("costs.html", "costs.html", lines=[line for b in names for line in b.costs])
+    pages.write("bench.html", "bench.html", machines=machines, problems=unread, contenders=benchmarks.CONTENDERS)
     pages.write("method.html", "method.html", bootstrap_from=BOOTSTRAP_FROM, resamples=RESAMPLES)
     met = [
         arenas.assemble(s, [e for b in built for e in b.entries[i]]) for i, s in enumerate(specifications)

@@ -1,4 +1,4 @@
-"""One command line: list, show, run, judge, tune, leaderboard, doctor, new.
+"""One command line: list, show, run, judge, tune, leaderboard, bench, doctor, new.
 
 Exit codes: 0; 1 when a run failed; 2 for bad input, with one line that names the nearest valid choices; 130 after
 Ctrl-C. Nothing here imports torch before a run starts.
@@ -15,7 +15,7 @@ from typing import NoReturn
 from repro.claims import SCALES
 from repro.cli.choices import BadInput, nearest
 
-VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "doctor", "new")
+VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "bench", "doctor", "new")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,6 +79,13 @@ def parser() -> argparse.ArgumentParser:
     board = verb("leaderboard", "Build the leaderboard page from reference and local records.")
     board.add_argument("--out", metavar="FOLDER", help="where the page goes (default: leaderboard/site)")
 
+    timing = verb("bench", "Time the fast paths against transformers and plain references, and the harness.")
+    timing.add_argument("--groups", metavar="A,B", help="layer, step, harness (default: all)")
+    timing.add_argument("--quick", action="store_true", help="a few small cells; kept only where --out says")
+    timing.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
+    timing.add_argument("--repetitions", type=int, metavar="N", help="per cell (default: as many as fit its time)")
+    timing.add_argument("--out", metavar="FOLDER", help="where the result goes (default: leaderboard/bench)")
+
     verb("doctor", "Say what this machine has and what each scale would need.")
 
     new = verb("new", "Lay down the folder and the test of a new paper.")
@@ -138,6 +145,10 @@ def _dispatch(argv: list[str]) -> int:
         from repro.cli.tuning import tune
 
         return tune(arguments)
+    if arguments.verb == "bench":
+        from repro.cli import bench
+
+        return bench.run(arguments)
     if arguments.verb == "new":
         from repro.cli.new import new
 

@@ -30,6 +30,7 @@ def site(tmp_path_factory) -> Path:
     (local / "coe" / "laptop" / "broken.json").write_text('{"schema": 1, "key": "<b>half')
     (local / "coe" / "laptop" / "future.json").write_text('{"schema": 99}')
     (local / "nobody" / "laptop").mkdir(parents=True)
+    synthetic.write_benchmark(root / "bench")
     return build(root / "reference", local, root / "site", papers=[load_paper("coe")]).parent
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 from collections.abc import Iterable, Sequence
@@ -340,6 +341,33 @@ def write(records: Iterable[Record], root: Path) -> None:
         path = root / r.paper / r.scale / f"{r.key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(r.to_json() + "\n", encoding="utf-8")
+
+
+def write_benchmark(folder: Path) -> None:
+    """A made-up result of ``repro bench``, with markup where names stand."""
+    spread, ratio = {"q1": 1.0, "median": 1.25, "q3": 1.5}, {"q1": 0.7, "median": 0.8, "q3": 0.9}
+    timed = {"ms": spread, "ours_over": ratio}
+    contenders = {
+        "ours": {"ms": spread}, "naive": {"skipped": HOSTILE}, "transformers grouped_mm": timed, "roof": timed,
+    }  # fmt: skip
+    origin = {
+        "started": "2026-01-01T10:00:00+00:00", "load": 0.1, "code": "0" * 16, "provenance": PROVENANCE,
+        "environment": {"hardware": HARDWARE, "versions": {"torch": "2.13.0"}},
+    }  # fmt: skip
+    cells = [
+        {"name": name, "mode": mode, "way": "lean", "repetitions": 30, "contenders": contenders, "tokens_per_s": speed}
+        for mode, speed in (("forward", 0), ("forward+backward", 0), ("step", 40_000))
+        for name in ("T=512 d=64 f=32 N=16 K=4", HOSTILE)
+    ]
+    seconds = [{"name": "import repro", "repetitions": 3, "seconds": spread}, {"name": HOSTILE, "error": HOSTILE}]
+    groups = {
+        "layer": {**origin, "cells": [c for c in cells if c["mode"] != "step"]},
+        "step": {**origin, "cells": [c for c in cells if c["mode"] == "step"]},
+        "harness": {**origin, "cells": seconds},
+    }
+    folder.mkdir(parents=True)
+    (folder / "cpu-0.json").write_text(json.dumps({"schema": 1, "device": "cpu", "groups": groups}))
+    (folder / "cpu-1.json").write_text("{")
 
 
 def hostile_paper() -> Paper:

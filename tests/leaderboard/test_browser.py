@@ -114,6 +114,7 @@ def names(page: Any) -> list[str]:
 KINDS = (
     "index.html",
     "costs.html",
+    "bench.html",
     "arenas.html",
     "method.html",
     "paper/coe.html",
@@ -348,7 +349,7 @@ def test_without_scripts_everything_is_there_to_read(chromium, site):
     page.context.close()
 
 
-@pytest.mark.parametrize("path", ["index.html", "paper/coe.html", "costs.html", "method.html"])
+@pytest.mark.parametrize("path", ["index.html", "paper/coe.html", "costs.html", "bench.html", "method.html"])
 @pytest.mark.parametrize("width", [360, 768])
 def test_nothing_runs_over_the_side(reader, site, path, width):
     r = reader(site, viewport={"width": width, "height": 800})

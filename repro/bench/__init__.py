@@ -1,0 +1,14 @@
+"""How fast the library is: its experts against plain loops, transformers and a dense layer, whole steps, the harness.
+
+Contenders are timed in turn within every repetition, so that a slow moment of the machine falls on all of them, and
+compared by the ratio of their times within a repetition. Importing this package imports no torch.
+"""
+
+from repro.bench.document import FOLDER, GROUPS, SCHEMA, BadDocument, path_of, read, write
+from repro.bench.summary import GOALS, Goal, Line, geometric_mean, lines, outcomes
+from repro.bench.timing import Quartiles, Timings, measure
+
+__all__ = [
+    "FOLDER", "GOALS", "GROUPS", "SCHEMA", "BadDocument", "Goal", "Line", "Quartiles", "Timings", "geometric_mean",
+    "lines", "measure", "outcomes", "path_of", "read", "write",
+]  # fmt: skip

@@ -1,0 +1,163 @@
+"""What a document says in few numbers: read by the terminal and by the leaderboard, so that both say the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Names of the contenders.
+OURS, ROOF, NAIVE = "ours", "roof", "naive"
+TRANSFORMERS = "transformers "
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One cell of ``layer`` or ``step``.
+
+    Args:
+        times: contender to (q1, median, q3) in milliseconds.
+        notes: contender to why it has no time.
+        rival: the fastest of transformers' implementations.
+        against: the time of ours over that of the rival: (q1, median, q3); below 1, ours is faster.
+        roof: the time of the dense layer over that of ours: 1 is as fast as dense matmuls of as many FLOPs.
+        tokens_per_s: of ours; 0 where no step was timed.
+        over: contender to the median time of ours over its time.
+        shape: numbers of tokens, experts...
+    """
+
+    name: str
+    mode: str
+    way: str
+    repetitions: int
+    times: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    rival: str = ""
+    against: tuple[float, float, float] | None = None
+    roof: float | None = None
+    tokens_per_s: float = 0.0
+    over: Mapping[str, float] = field(default_factory=dict)
+    shape: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure that the library wants to keep at or below ``at_most``.
+
+    Args:
+        group: where it is measured.
+        cell: of ``harness`` the cell's name, elsewhere the mode; "" takes every mode.
+        over: the contender over whose time ours is taken; `TRANSFORMERS` takes the fastest of its implementations.
+        tokens: smallest and largest number of tokens of the cells that count.
+        experts: number of experts of the cells that count; 0 takes any.
+        worst: the largest ratio instead of the geometric mean.
+    """
+
+    group: str
+    title: str
+    at_most: float
+    unit: str = ""
+    cell: str = ""
+    over: str = TRANSFORMERS
+    tokens: tuple[int, int] = (0, 1 << 30)
+    experts: int = 0
+    worst: bool = False
+
+    def takes(self, line: Line) -> bool:
+        """Whether a line counts."""
+        return (
+            self.cell in ("", line.mode)
+            and self.tokens[0] <= line.shape.get("tokens", 0) <= self.tokens[1]
+            and self.experts in (0, line.shape.get("experts"))
+        )
+
+
+LAPTOP = (0, 2048)
+BOTH = "forward+backward"
+GOALS = (
+    Goal("layer", "experts at laptop sizes: time over the fastest of transformers, geometric mean", 1 / 1.25,
+         cell=BOTH, tokens=LAPTOP),
+    Goal("layer", "experts: the same at the worst point of the grid", 1.0, cell=BOTH, worst=True),
+    Goal("layer", "experts from 2,048 tokens up: time over a dense layer of equal FLOPs, geometric mean", 1 / 0.75,
+         cell=BOTH, over=ROOF, tokens=(2048, 1 << 30)),
+    Goal("step", "training step, 16 experts: time over the loop over experts, geometric mean", 1 / 1.5, over=NAIVE,
+         experts=16),
+    Goal("step", "training step, 64 experts: the same", 1 / 3, over=NAIVE, experts=64),
+    Goal("harness", "importing the library without torch", 0.3, "s", "import repro"),
+    Goal("harness", "from the command to the first training step", 5.0, "s", "first training step"),
+    Goal("harness", "leaderboard of 100,000 records", 10.0, "s", "leaderboard of 100,000 records"),
+)  # fmt: skip
+
+
+def lines(cells: Iterable[Mapping[str, Any]]) -> list[Line]:
+    """The cells as lines; what is malformed in a cell is left out of its line."""
+    return [_line(cell) for cell in cells]
+
+
+def _line(cell: Mapping[str, Any]) -> Line:
+    contenders = cell.get("contenders")
+    times: dict[str, tuple[float, float, float]] = {}
+    ratios: dict[str, tuple[float, float, float]] = {}
+    notes: dict[str, str] = {}
+    for name, found in (contenders if isinstance(contenders, dict) else {}).items():
+        if not isinstance(found, dict):
+            continue
+        spread, ratio = quartiles(found.get("ms")), quartiles(found.get("ours_over"))
+        if spread is not None:
+            times[name] = spread
+        if ratio is not None:
+            ratios[name] = ratio
+        if spread is None:
+            notes[name] = str(found.get("error") or found.get("skipped") or "no time")
+    rivals = [n for n in times if n.startswith(TRANSFORMERS) and n in ratios]
+    rival = min(rivals, key=lambda n: times[n][1], default="")
+    repetitions, speed, shape = cell.get("repetitions"), cell.get("tokens_per_s"), cell.get("shape")
+    return Line(
+        str(cell.get("name", "")),
+        str(cell.get("mode", "")),
+        str(cell.get("way", "")),
+        repetitions if isinstance(repetitions, int) else 0,
+        times,
+        notes,
+        rival,
+        ratios.get(rival),
+        1 / ratios[ROOF][1] if ROOF in ratios else None,
+        float(speed) if isinstance(speed, (int, float)) else 0.0,
+        {name: ratio[1] for name, ratio in ratios.items()},
+        {k: v for k, v in shape.items() if isinstance(v, int)} if isinstance(shape, dict) else {},
+    )
+
+
+def quartiles(found: Any) -> tuple[float, float, float] | None:
+    """Quartiles as a document has them; None for anything else or for what is not above 0."""
+    if not isinstance(found, dict):
+        return None
+    values = [found.get(name) for name in ("q1", "median", "q3")]
+    if not all(isinstance(v, (int, float)) and math.isfinite(v) and v > 0 for v in values):
+        return None
+    return float(values[0]), float(values[1]), float(values[2])  # type: ignore[arg-type]
+
+
+def geometric_mean(values: Sequence[float]) -> float | None:
+    """None for no values."""
+    return math.exp(sum(math.log(v) for v in values) / len(values)) if values else None
+
+
+def outcomes(groups: Mapping[str, Any]) -> list[tuple[Goal, float | None]]:
+    """Every goal with the figure measured for it; None where nothing was."""
+    out: list[tuple[Goal, float | None]] = []
+    for goal in GOALS:
+        group = groups.get(goal.group)
+        cells = group.get("cells", []) if isinstance(group, dict) else []
+        if goal.group == "harness":
+            found = [quartiles(c.get("seconds")) for c in cells if c.get("name") == goal.cell]
+            out.append((goal, next((q[1] for q in found if q is not None), None)))
+        else:
+            counted = [line for line in lines(cells) if goal.takes(line)]
+            if goal.over == TRANSFORMERS:
+                ratios = [line.against[1] for line in counted if line.against is not None]
+            else:
+                ratios = [line.over[goal.over] for line in counted if goal.over in line.over]
+            out.append((goal, max(ratios, default=None) if goal.worst else geometric_mean(ratios)))
+    return out
