@@ -6,6 +6,7 @@ line, in ``leaderboard/reference/<paper>/<scale>-<setting>.jsonl``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -132,16 +133,31 @@ def _texts(path: str, out: Loaded) -> Iterator[tuple[str, bytes]]:
 def write_reference(records: Iterable[Record], root: Path | str) -> list[Path]:
     """Write finished records as reference files, one per paper, scale and setting, lines sorted. Returns the paths.
 
-    Files of the papers and scales concerned are replaced, others stay.
+    A record replaces that of the same arm, seed and kind of device; what a file holds of others stays, so that a run of
+    some arms does not throw away the rest. Lines that cannot be read go.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         if record.status in ("ok", "diverged"):
             groups.setdefault((record.paper, record.scale, record.setting), []).append(record)
     paths = []
-    for (paper, scale, setting), group in sorted(groups.items()):
-        group.sort(key=lambda r: (r.arm, r.seed, r.key))
+    for (paper, scale, setting), made in sorted(groups.items()):
         path = Path(root) / safe_name(paper) / f"{safe_name(scale)}-{safe_name(setting)}.jsonl"
+        new = {_cell(r) for r in made}
+        group = [*made, *(r for r in _readable(str(path)) if _cell(r) not in new)]
+        group.sort(key=lambda r: (r.arm, r.seed, r.key))
         write_atomically(path, "".join(r.to_json() + "\n" for r in group))
         paths.append(path)
     return paths
+
+
+def _readable(path: str) -> Iterator[Record]:
+    if os.path.exists(path):
+        for _, text in _texts(path, Loaded()):
+            with contextlib.suppress(BadRecord):
+                yield Record.from_json(text)
+
+
+def _cell(record: Record) -> tuple[str, int, str]:
+    device = str(record.environment.get("hardware", {}).get("device", "cpu"))
+    return record.arm, record.seed, device.partition(":")[0]

@@ -156,8 +156,12 @@ def test_reference_files_are_sorted_finished_and_replaced(tmp_path):
     first = path.read_bytes()
     write_reference(records[::-1], tmp_path)
     assert path.read_bytes() == first
+    write_reference([make(key="new", seed=0, arm="c")], tmp_path)
+    assert [(r.arm, r.key) for r in load(tmp_path / "p", "smoke").records] == [("a", "k1"), ("b", "k2"), ("c", "new")]
+    with path.open("ab") as file:
+        file.write(b'{"broken')
     write_reference(records[:1], tmp_path)
-    assert len(load(tmp_path / "p", "smoke").records) == 1
+    assert [r.key for r in load(tmp_path / "p", "smoke").records] == ["k1", "k2", "k0"], "others stay, rubbish goes"
     assert other.exists()
 
 
