@@ -42,10 +42,10 @@ FULL = tuple(
 QUICK = (Shape(512, 64, 32, 16, 4), Shape(1024, 64, 32, 16, 2))
 MODES = ("forward", "forward+backward")
 REPETITIONS = 40
-FEWEST = 7
-WARMUP = 3
+FEWEST = 5
+WARMUP = 2
 #: Seconds that one cell and mode may take before repetitions are saved.
-BUDGET = 30.0
+BUDGET = 8.0
 #: Seconds per repetition above which a contender is left out; ours and the roof never are.
 SLOWEST = 2.0
 MEMORY = 2 * 2**30

@@ -34,6 +34,8 @@ ENTRIES = {
     "gsm8k": Entry("repro.data.hub", "gsm8k", seeded=False),
     "metamath": Entry("repro.data.hub", "metamath"),
     "slimpajama": Entry("repro.data.hub", "slimpajama", seeded=False),
+    "facts": Entry("repro.data.facts", "facts"),
+    "facts-fresh": Entry("repro.data.facts", "facts_fresh"),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)

@@ -164,6 +164,7 @@ def test_unknown_names():
         load_language("zzz", 32)
     assert set(DATA_SETS) == {
         "composition", "lookup", "lookup-joint", "word-problems", "stdlib", "gsm8k", "metamath", "slimpajama",
+        "facts", "facts-fresh",
     }  # fmt: skip
 
 
