@@ -131,7 +131,9 @@ def report(selection: Selection, records: Sequence[Record]) -> None:
     from repro.cli.show import claims_table
 
     placebo = ", placebo: each baseline against itself" if selection.placebo else ""
-    print(f"\n{selection.paper.short}: {selection.paper.title} ({selection.scale} scale{placebo})")
+    paper = selection.paper
+    title = paper.title.removeprefix(f"{paper.short}:").strip()
+    print(f"\n{paper.short}: {title} ({selection.scale} scale{placebo})")
     print(claims_table(judgements(selection, records)))
 
 
