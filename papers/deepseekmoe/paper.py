@@ -89,7 +89,7 @@ SETTINGS = (
         "facts",
         "generated",
         {"data": "facts"},
-        note="4,000 facts of 8 topics in a syntax that the topics share; other sentences about the same facts are held "
+        note="1,024 facts of 8 topics in a syntax that the topics share; other sentences about the same facts are held "
         "out. Exercises the mechanism: common syntax beside many separable items. Stands in for the closed-book "
         "questions on which the paper's gains are largest.",
     ),

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 LEVEL = 0.95
 #: From this many paired seeds on, the interval of a mean is a bootstrap instead of Student's t.
@@ -137,7 +138,7 @@ def page_trend(table: Sequence[Sequence[float]]) -> tuple[float, float]:
     from scipy.stats import page_trend_test
 
     data = np.asarray(table, dtype=float)
-    method = "exact" if len(data) < BOOTSTRAP_FROM else "asymptotic"
+    method: Literal["exact", "asymptotic"] = "exact" if len(data) < BOOTSTRAP_FROM else "asymptotic"
     up = page_trend_test(data, method=method).pvalue
     down = page_trend_test(data[:, ::-1], method=method).pvalue
     return float(up), float(down)

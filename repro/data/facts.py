@@ -1,19 +1,23 @@
 """A generated body of knowledge: many small facts of several topics, told in a syntax that the topics share.
 
-4,000 facts (subject, relation, object): 8 topics, each with 125 subjects and 4 relations of its own, and for every
+1,024 facts (subject, relation, object): 8 topics, each with 32 subjects and 4 relations of its own, and for every
 relation 16 objects of which each subject has one, at random. What has to be known of a fact is one token, its object:
 nothing in the sentence gives it away but the pair of subject and relation, and no fact helps with another. Every fact
 is told in 6 wordings; 4 are common to all topics and 2 belong to the topic. So the text holds what all tokens need
-(function words, order), what a topic needs, and thousands of separate items, which is what an architecture that
+(function words, order), what a topic needs, and a thousand separate items, which is what an architecture that
 separates common from special knowledge is said to serve.
 
 New facts cannot be known, so what is held out are *sentences*: of every fact one wording, each in its turn, is kept
 from training. A model that learns sentences by heart fails there, one that knows the fact and the wording does not.
+The training text tells everything 12 times, each time in another order, so that the order cannot be learned by heart.
 
-In ``facts-fresh`` the object is drawn anew for every sentence, held-out ones included: the same words, wordings and
+In ``facts-fresh`` the object is drawn anew every time a sentence is told, held-out ones included: the same words, wordings and
 frequencies, and nothing to know. The best loss on an object is there that of its 16 equal chances, log 16 = 2.77 nats.
 
 `Batch.answers` marks the object of every sentence.
+
+The number of facts is what a decoder of two layers, started with weights of a standard deviation of about 0.1, gets to
+know within 500 steps of 1,024 words. Of 4,000 facts it knows none by then, nor any with the usual start of 0.02.
 """
 
 from __future__ import annotations
@@ -32,8 +36,10 @@ from repro.data.tokenizers import word_tokenizer
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SUBJECTS = 125
+SUBJECTS = 32
 OBJECTS = 16
+#: How often the training text tells everything.
+ROUNDS = 12
 
 
 class Topic(NamedTuple):
@@ -121,9 +127,11 @@ def vocabulary(subjects: int = SUBJECTS) -> list[str]:
     return sorted(common) + [o for topic in what for pool in topic for o in pool] + [s for pool in who for s in pool]
 
 
-def sentences(seed: int = 0, subjects: int = SUBJECTS, fresh: bool = False) -> Iterator[tuple[bool, Fact, str]]:
-    """Every fact in every wording: whether it is held out, the fact, the sentence."""
-    draw = random.Random(f"fresh facts/{subjects}/{seed}")
+def sentences(
+    seed: int = 0, subjects: int = SUBJECTS, fresh: bool = False, turn: int = 0
+) -> Iterator[tuple[bool, Fact, str]]:
+    """Every fact in every wording: whether it is held out, the fact, the sentence. ``turn`` matters to fresh ones."""
+    draw = random.Random(f"fresh facts/{subjects}/{seed}/{turn}")
     _, what = pools(subjects)
     for at, fact in enumerate(knowledge(seed, subjects)):
         pool = what[fact.topic][at % RELATIONS]
@@ -180,9 +188,12 @@ def _build(subjects: int, seed: int, fresh: bool) -> Dataset:
     from datasets import Dataset
 
     index = {word: at for at, word in enumerate(("<pad>", "<eos>", "<unk>", *vocabulary(subjects)))}
-    told = list(sentences(seed, subjects, fresh))
-    random.Random(f"order of facts/{seed}").shuffle(told)
-    told.sort(key=lambda one: one[0])  # training first; the random order within each part stays
+    order = random.Random(f"order of facts/{seed}")
+    told: list[tuple[bool, Fact, str]] = []
+    for turn in range(ROUNDS + 1):  # the last one for what is held out
+        part = [one for one in sentences(seed, subjects, fresh, turn) if one[0] == (turn == ROUNDS)]
+        order.shuffle(part)
+        told += part
     columns: dict[str, list[Any]] = {"ids": [], "marks": [], "length": [], "held_out": []}
     for held_out, fact, text in told:
         words = text.split()
