@@ -114,7 +114,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(module_cache):
 def test_generation_is_fixed_for_all_machines():
     """Records of two machines are comparable only if both train on the same facts."""
     assert names(3) == ["gateso", "bobefe", "dizoze"]
-    assert next(sentences())[2] == "the capital of lubude is zetupe ."
+    assert next(sentences())[2] == "the capital of lubude is sapefu ."
 
 
 def test_the_registry_knows_both(module_cache):
