@@ -452,8 +452,8 @@ PAPER = Paper(
         "that 31 quarter-width experts are routed where the paper has 63.",
         "The paper trains each arm once; here every arm runs on the same three seeds or more, with the same data order "
         "and the same initial weights where shapes agree.",
-        "Weights start with standard deviation 0.02 (0.08 on the knowledge corpus, which is not learned otherwise) and not "
-        "0.006, which suits the published size; routers start uniform, as in the released code.",
+        "Weights start with standard deviation 0.02 (0.08 on the knowledge corpus, which is not learned otherwise) and "
+        "not 0.006, which suits the published size; routers start uniform, as in the released code.",
         "The learning rate is one for all arms, and higher than the published one, as the models are smaller.",
         "The device-level balance loss is written and tested but off, as in the paper's 2B and 16B models.",
     ),

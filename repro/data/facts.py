@@ -11,8 +11,9 @@ New facts cannot be known, so what is held out are *sentences*: of every fact on
 from training. A model that learns sentences by heart fails there, one that knows the fact and the wording does not.
 The training text tells everything 12 times, each time in another order, so that the order cannot be learned by heart.
 
-In ``facts-fresh`` the object is drawn anew every time a sentence is told, held-out ones included: the same words, wordings and
-frequencies, and nothing to know. The best loss on an object is there that of its 16 equal chances, log 16 = 2.77 nats.
+In ``facts-fresh`` the object is drawn anew every time a sentence is told, held-out ones included: the same words,
+wordings and frequencies, and nothing to know. The best loss on an object is there that of its 16 equal chances, log 16
+= 2.77 nats.
 
 `Batch.answers` marks the object of every sentence.
 
