@@ -99,8 +99,7 @@ def _table(mode: str, lines: list[Line], anchor: str) -> Table:
         }
         for line in lines
     ]
-    against = bench.geometric_mean([line.against[1] for line in lines if line.against is not None])
-    roof = bench.geometric_mean([line.roof for line in lines if line.roof is not None])
+    against, roof = bench.means(lines)
     return Table(
         anchor,
         MODES[mode],

@@ -119,7 +119,7 @@ RATES = {
     "gsm8k": (4e-3, 4e-3),  # GSM8K as bytes takes the rates of the other byte-level setting
     "gsm8k-prenorm": (2e-3, 2e-3),
 }
-#: What a plain run trains in the language settings; their other arms take an hour more and are asked for by name.
+#: What a plain run trains in the language settings; their other arms are asked for by name.
 HEADLINE_ARMS = ("moe", "moe-strict", "coe")
 LANGUAGE_ARMS = (*HEADLINE_ARMS, "coe-2x", "moe-3x", "coe-shared-gate", "coe-frozen-gate")
 
@@ -481,7 +481,7 @@ PAPER = Paper(
             seeds=1,
             time_limit=60,
         ),
-        # 1,200 steps: where chains of two lookups are learned. A plain run ends within about twenty minutes on two
+        # 1,200 steps: where chains of two lookups are learned. A plain run is kept to 20 to 30 minutes on two
         # cores; the committed records hold the other arms of the language settings too
         "laptop": Preset(
             {},

@@ -144,6 +144,14 @@ def geometric_mean(values: Sequence[float]) -> float | None:
     return math.exp(sum(math.log(v) for v in values) / len(values)) if values else None
 
 
+def means(some: Sequence[Line]) -> tuple[float | None, float | None]:
+    """Geometric means of the time of ours over the rival's, and of the share of the roof."""
+    return (
+        geometric_mean([line.against[1] for line in some if line.against is not None]),
+        geometric_mean([line.roof for line in some if line.roof is not None]),
+    )
+
+
 def outcomes(groups: Mapping[str, Any]) -> list[tuple[Goal, float | None]]:
     """Every goal with the figure measured for it; None where nothing was."""
     out: list[tuple[Goal, float | None]] = []

@@ -345,6 +345,11 @@ class Paper:
     primary_metric: str = "loss"
     metrics: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def subtitle(self) -> str:
+        """The title without the short name and its colon in front, for where the name stands before it."""
+        return self.title.removeprefix(f"{self.short}:").strip()
+
     def arm(self, name: str) -> Arm:
         """The arm of that name. Raises KeyError."""
         return next_named(self.arms, name)

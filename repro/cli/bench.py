@@ -82,13 +82,10 @@ def tables(groups: Mapping[str, Any]) -> str:
                 ]
                 for line in some
             ]
-            means = [
-                bench.geometric_mean([line.against[1] for line in some if line.against is not None]),
-                bench.geometric_mean([line.roof for line in some if line.roof is not None]),
-            ]
+            against, roof = bench.means(some)
             rows.append(
-                ["geometric mean", *[""] * (1 + len(contenders)), "" if means[0] is None else f"{means[0]:.2f}", "", "",
-                 "" if means[1] is None else f"{means[1]:.0%}"]
+                ["geometric mean", *[""] * (1 + len(contenders)), "" if against is None else f"{against:.2f}", "", "",
+                 "" if roof is None else f"{roof:.0%}"]
             )  # fmt: skip
             headers = ["cell", "way", *contenders, f"{OURS} / best of transformers", "which", "tokens/s", "of the roof"]
             kept = [i for i in range(len(headers)) if any(row[i] for row in rows)]

@@ -131,9 +131,7 @@ def report(selection: Selection, records: Sequence[Record]) -> None:
     from repro.cli.show import claims_table
 
     placebo = ", placebo: each baseline against itself" if selection.placebo else ""
-    paper = selection.paper
-    title = paper.title.removeprefix(f"{paper.short}:").strip()
-    print(f"\n{paper.short}: {title} ({selection.scale} scale{placebo})")
+    print(f"\n{selection.paper.short}: {selection.paper.subtitle} ({selection.scale} scale{placebo})")
     print(claims_table(judgements(selection, records)))
 
 

@@ -55,7 +55,7 @@ def show(slug: str, console: Console) -> None:
         return "bold red" if row.verdict in ("reproduced", "partly") else "dim"
 
     console.print()
-    console.print(Text.assemble((paper.short, "bold"), "  ", paper.title))
+    console.print(Text.assemble((paper.short, "bold"), "  ", paper.subtitle))
     console.print(
         Text(
             f"{paper.area} · arXiv {paper.arxiv} · {paper.year}" + (f" · {paper.code}" if paper.code else ""),

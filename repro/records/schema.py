@@ -57,6 +57,11 @@ class Record:
     error: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    @property
+    def device_kind(self) -> str:
+        """``cpu`` or ``cuda``, without the number of the device; ``cpu`` where the record does not say."""
+        return str(self.environment.get("hardware", {}).get("device", "cpu")).partition(":")[0]
+
     def to_json(self) -> str:
         """One line of strict JSON, keys in the order of the fields, floats to 9 significant digits."""
         return json.dumps(plain(asdict(self)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)

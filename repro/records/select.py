@@ -39,7 +39,7 @@ def standard(
             options = wanted[place]
             if options is None or any(record.config.get(k, defaults.get(k)) != v for k, v in options.items()):
                 continue
-        cell = (_device(record), record.setting, record.arm, record.seed)
+        cell = (record.device_kind, record.setting, record.arm, record.seed)
         if cell not in cells or _started(record) >= _started(cells[cell]):
             cells[cell] = record
     count = Counter((device, setting) for device, setting, _, _ in cells)
@@ -47,13 +47,6 @@ def standard(
     for (device, setting), _ in sorted(count.items(), key=lambda c: (-c[1], c[0][0] != "cpu", c[0])):
         best.setdefault(setting, device)
     return [record for (device, setting, _, _), record in cells.items() if device == best[setting]]
-
-
-def _device(record: Record) -> str:
-    """``cpu`` or ``cuda``; accounting runs nowhere in particular."""
-    if record.arm == ACCOUNTING:
-        return "cpu"
-    return str(record.environment.get("hardware", {}).get("device", "cpu")).partition(":")[0]
 
 
 def _resolved(

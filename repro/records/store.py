@@ -159,5 +159,4 @@ def _readable(path: str) -> Iterator[Record]:
 
 
 def _cell(record: Record) -> tuple[str, int, str]:
-    device = str(record.environment.get("hardware", {}).get("device", "cpu"))
-    return record.arm, record.seed, device.partition(":")[0]
+    return record.arm, record.seed, record.device_kind
