@@ -187,7 +187,7 @@ def _judged(paper: Paper, records: list[Record], origin: Origin) -> tuple[dict[_
     stale = {r.key for r in records if is_stale(paper, r)}
     scales = [s for s in SCALES if s != "smoke" and any(r.scale == s and r.arm != ACCOUNTING for r in records)]
     if not scales and any(r.arm == ACCOUNTING for r in records):
-        scales = ["published"]
+        scales = ["laptop"]
     for scale in scales:
         chosen = standard(paper, records, scale)
         used.update(r.key for r in chosen)

@@ -8,9 +8,13 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LEVEL = 0.95
 #: From this many paired seeds on, the interval of a mean is a bootstrap instead of Student's t.
@@ -71,17 +75,39 @@ def _studentised(values: Sequence[float], mean: float, sd: float, level: float) 
 
     data = np.asarray(values, dtype=float) - mean
     n = len(data)
-    rng = np.random.default_rng(0)
     ratios = []
-    for _ in range(RESAMPLES // 1000):
-        draws = data[rng.integers(n, size=(1000, n))]
-        off = draws.mean(axis=1)
-        variance = (np.einsum("ij,ij->i", draws, draws) - n * off * off) / (n - 1)
+    for counts in _resamples(n):
+        off = counts @ data / n
+        variance = (counts @ (data * data) - n * off * off) / (n - 1)
         if not variance.min() > (1e-6 * sd) ** 2:  # below, rounding would speak
             return None
         ratios.append(off / np.sqrt(variance))
     low, high = np.quantile(np.concatenate(ratios), (0.5 - level / 2, 0.5 + level / 2))
     return float(mean - high * sd), float(mean - low * sd)
+
+
+#: Up to this many values the resamples are kept: every interval of a leaderboard draws the same ones.
+_KEEP_UP_TO = 1000
+
+
+def _resamples(n: int) -> Iterable[NDArray[np.float64]]:
+    """How often each of ``n`` values is drawn, a row per resample, in blocks of a thousand."""
+    return _kept_resamples(n) if n <= _KEEP_UP_TO else _drawn_resamples(n)
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_resamples(n: int) -> tuple[NDArray[np.float64], ...]:
+    return tuple(_drawn_resamples(n))
+
+
+def _drawn_resamples(n: int) -> Iterator[NDArray[np.float64]]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    rows = np.arange(1000)[:, None] * n
+    for _ in range(RESAMPLES // 1000):
+        places = (rng.integers(n, size=(1000, n)) + rows).ravel()
+        yield np.bincount(places, minlength=1000 * n).reshape(1000, n).astype(float)
 
 
 def seeds_to_settle(interval: Interval, boundaries: Sequence[float], limit: int = 10_000) -> int | None:

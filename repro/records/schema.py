@@ -10,6 +10,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import orjson
+
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "failed", "timeout", "memory")
 
@@ -70,7 +72,7 @@ class Record:
     def from_json(cls, text: str | bytes) -> Record:
         """The record in ``text``. Raises BadRecord."""
         try:
-            raw = json.loads(text)
+            raw = _decode(text)
         except (ValueError, RecursionError) as error:
             raise BadRecord(f"not JSON: {error}") from None
         return cls.from_dict(raw)
@@ -86,6 +88,8 @@ class Record:
         if unknown:
             raise BadRecord(f"unknown field {sorted(unknown)[0]!r}")
         for name, kind in _TYPES.items():
+            if type(raw.get(name)) is kind:
+                continue
             if name not in raw:
                 if name in _REQUIRED:
                     raise BadRecord(f"field {name!r} is missing")
@@ -122,6 +126,14 @@ assert {f.name for f in fields(Record)} == set(_TYPES)
 #: What JSON numbers become; bool is another type and does not pass.
 _NUMBERS = {int, float}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def _decode(text: str | bytes) -> Any:
+    """Decoded JSON; what only Python's own writer makes (NaN, lone surrogates) is left to Python's reader."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
 
 
 def _number(where: str, name: str, value: Any) -> float:

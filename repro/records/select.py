@@ -37,7 +37,11 @@ def standard(
             if place not in wanted:
                 wanted[place] = _resolved(paper, *place, scale, overrides)
             options = wanted[place]
-            if options is None or any(record.config.get(k, defaults.get(k)) != v for k, v in options.items()):
+            if options is None:
+                continue
+            if not options.items() <= record.config.items() and any(
+                record.config.get(k, defaults.get(k)) != v for k, v in options.items()
+            ):
                 continue
         cell = (record.device_kind, record.setting, record.arm, record.seed)
         if cell not in cells or _started(record) >= _started(cells[cell]):

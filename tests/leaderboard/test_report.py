@@ -73,6 +73,13 @@ def test_accounting_is_stale_by_the_code_of_the_accounting():
     assert next(r for r in old.rows if r.claim == "C6").stale
 
 
+def test_with_only_the_accounting_done_training_claims_are_untested_at_the_default_scale():
+    story = report.story(PAPER, [synthetic.coe_accounting()])
+    told = {c.claim.id: c.verdicts for c in story.claims}
+    assert told["C1"] == {"laptop": "untested"}
+    assert any(r.verdict == "reproduced" and r.finding.scale == "published" for r in story.rows)
+
+
 def test_records_made_with_other_options_are_listed_and_not_judged():
     odd = [replace(r, config={**r.config, "steps": 7}) for r in some()]
     story = report.story(PAPER, odd)

@@ -148,3 +148,11 @@ JSON = st.recursive(
 def test_no_json_object_does_worse_than_a_bad_record(fields):
     with contextlib.suppress(BadRecord):
         Record.from_json(json.dumps(record(**fields)))
+
+
+@pytest.mark.parametrize("literal", ["NaN", "-Infinity", "123456789012345678901234567890"])
+def test_numbers_that_only_pythons_own_json_reader_takes_are_read(literal):
+    record = Record("k", "p", "s", "a", "laptop", 0, "ok", {}, "c")
+    text = record.to_json().replace('"metrics":{}', f'"metrics":{{"loss":{literal}}}')
+    value = Record.from_json(text).metrics["loss"]
+    assert value == pytest.approx(float(literal), nan_ok=True)
