@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papers.coe.method import ChainOfExperts
@@ -14,11 +12,11 @@ from papers.coe.paper import Config
 from repro.data import load
 from repro.data.base import Batch, LanguageData, TupleData
 from repro.models.moe import asymmetry, coactivation, diagonal_ratio, usage_entropy
-from repro.profiling.counts import count_parameters, count_step
-from repro.profiling.memory import saved_bytes, training_bytes
+from repro.models.norm import RMSNorm
 from repro.runner import Context, Outcome
+from repro.training.fit import fit, predict
 from repro.training.initial import generator, initialise
-from repro.training.loop import Optimisation, train
+from repro.training.loop import Optimisation
 
 
 class TupleModel(nn.Module):
@@ -30,7 +28,7 @@ class TupleModel(nn.Module):
         self.layers = nn.ModuleList(
             sublayer(config, whole_batch=True) for _ in range(config.layers * config.depth_scale)
         )
-        self.norm = nn.RMSNorm(config.hidden, eps=1e-6)
+        self.norm = RMSNorm(config.hidden, eps=1e-6)
         self.head = nn.Linear(config.hidden, data.classes, bias=False)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -102,21 +100,10 @@ def run(config: Config, context: Context) -> Outcome:
     initialise(model, context.seed, std=config.init_std)
     model.to(context.device)
 
-    def loss(batch: Batch) -> tuple[Tensor, Tensor | None]:
-        logits, auxiliary = predict(model, batch)
-        return F.cross_entropy(logits.flatten(0, -2).float(), batch.targets.flatten(), ignore_index=-100), auxiliary
-
     steps = config.steps * config.length_scale
-    order = data.train_order(steps, config.batch, context.seed)
-    held_out = [b.to(context.device) for b in data.held_out_batches(config.eval_batches, config.batch)]
-    batches: Iterator[Batch] = (data.rows(rows).to(context.device) for rows in order)
-
-    profile = measure(model, config, loss, data.rows(order[0, : min(config.batch, 64)]).to(context.device), steps)
-    trained = train(
+    outcome, held_out = fit(
         model,
-        batches,
-        loss,
-        lambda: evaluate(model, held_out),
+        data,
         Optimisation(
             config.lr_chain if config.passes > 1 and config.lr_chain else config.lr,
             steps,
@@ -126,68 +113,30 @@ def run(config: Config, context: Context) -> Outcome:
             config.weight_decay,
             config.clip,
         ),
+        context,
+        batch=config.batch,
+        eval_batches=config.eval_batches,
         evaluations=config.evaluations,
+        average_last=config.average_last,
         dtype=config.dtype,
-        progress=context.progress,
-    )  # fmt: skip
-    outcome = Outcome(curves=trained.curves(), profile=profile, data=data.describe(), diverged=trained.diverged)
-    last = trained.evaluations[-1]
-    outcome.metrics = {name: trained.mean_of_last(name, config.average_last) for name in last}
-    outcome.metrics["final_loss"] = last["loss"]
-    outcome.profile["train_s"] = trained.train_s
-    outcome.profile["tokens_per_s"] = profile["train_tokens"] / max(trained.train_s, 1e-9)
+    )
+    outcome.profile |= passes(model)
     routing, outcome.tables = analyse(model, held_out, context.seed)
     outcome.metrics |= routing
     if config.lm_eval_items and isinstance(data, LanguageData):
-        outcome.metrics |= evaluate_zero_shot(model, data, config.lm_eval_items, context.device)
+        from repro.evaluation import zero_shot
+
+        outcome.metrics |= zero_shot(model, data, config.lm_eval_items, context.device)
     return outcome
 
 
-def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Logits for the batch's targets and the balance loss."""
-    if isinstance(model, TupleModel):
-        return model(batch.inputs)
-    out = model(input_ids=batch.inputs, use_cache=False)
-    return out.logits, out.aux_loss
-
-
-def measure(model: nn.Module, config: Config, loss: Any, sample: Batch, steps: int) -> dict[str, float]:
-    """The profile that fairness is audited on: counted on the model itself, before training."""
-    positions = sample.targets.numel()
-    tokens = float(steps * config.batch * (positions // len(sample.targets)))
-    forward, step = count_step(model, lambda: sum(x for x in loss(sample) if x is not None))
+def passes(model: nn.Module) -> dict[str, float]:
+    """Passes through routed experts, and through all experts, that a token makes in the whole model."""
     layers = [m for m in model.modules() if isinstance(m, ChainOfExperts)]
-    profile = count_parameters(model)
-    return profile | {
-        "train_tokens": tokens,
-        "train_flops": step / positions * tokens,
-        "forward_flops_per_token": forward / positions,
+    return {
         "routed_passes": float(sum(layer.routed_passes() for layer in layers)),
         "expert_passes": float(sum(layer.expert_passes() for layer in layers)),
-        "activation_bytes_per_token": saved_bytes(lambda m: loss(sample)[0], model) / positions,
-        "state_bytes": training_bytes(profile["params_trainable"]),
     }
-
-
-def evaluate(model: nn.Module, batches: list[Batch]) -> dict[str, float]:
-    """Cross-entropy (nats per token), share of exact predictions, and both on answer tokens alone."""
-    total = {"loss": 0.0, "right": 0.0, "count": 0.0, "answer_loss": 0.0, "answer_right": 0.0, "answer_count": 0.0}
-    for batch in batches:
-        logits, _ = predict(model, batch)
-        logits, targets = logits.flatten(0, -2).float(), batch.targets.flatten()
-        losses = F.cross_entropy(logits, targets, ignore_index=-100, reduction="none")
-        right = logits.argmax(-1) == targets
-        for prefix, mask in (("", targets != -100), ("answer_", (targets != -100) & (batch.answers.flatten() > 0))):
-            total[f"{prefix}loss"] += float(losses[mask].sum())
-            total[f"{prefix}right"] += float(right[mask].sum())
-            total[f"{prefix}count"] += float(mask.sum())
-    out = {"loss": total["loss"] / total["count"]}
-    if total["answer_count"]:
-        out["answer_loss"] = total["answer_loss"] / total["answer_count"]
-        out["accuracy"] = total["answer_right"] / total["answer_count"]
-    else:
-        out["accuracy"] = total["right"] / total["count"]
-    return out
 
 
 @torch.no_grad()
@@ -203,7 +152,7 @@ def analyse(model: nn.Module, batches: list[Batch], seed: int) -> tuple[dict[str
         for router in layer.routers
     ]
     for batch in batches:
-        predict(model, batch)
+        predict(model, batch.inputs)
         mask = (batch.targets != -100).flatten().cpu()
         for i, seen in enumerate(passes):
             for t, indices in enumerate(seen):
@@ -237,14 +186,3 @@ def analyse(model: nn.Module, batches: list[Batch], seed: int) -> tuple[dict[str
 def median(values: list[float]) -> float:
     """Middle value; mean of the two middle ones."""
     return float(torch.tensor(values, dtype=torch.float64).quantile(0.5))
-
-
-def evaluate_zero_shot(model: Any, data: LanguageData, items: int, device: str) -> dict[str, float]:
-    """lm-eval on the tasks that belong to the data: the paper's three at full size, ours on word problems and GSM8K."""
-    from repro.evaluation.lm_eval import evaluate_with_lm_eval, tasks_for
-
-    tasks = tasks_for(data)
-    if not tasks:
-        return {}
-    limit = items if items > 0 else None
-    return evaluate_with_lm_eval(model, data.tokenizer, tasks, data=data, limit=limit, device=device)

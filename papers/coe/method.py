@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.models.moe import Experts, Routing, SwiGLU, TopKRouter, sequence_balance_loss
+from repro.models.norm import RMSNorm
 
 Gating = Literal["independent", "shared", "frozen"]
 Residual = Literal["normed", "prenorm", "outer", "both", "init"]
@@ -78,7 +79,7 @@ class ChainOfExperts(nn.Module):
         self.routers = nn.ModuleList(
             TopKRouter(hidden, experts, k) for _ in range(passes if gating == "independent" else 1)
         )
-        self.norms = nn.ModuleList(nn.RMSNorm(hidden, eps=eps) for _ in range(passes if residual == "prenorm" else 1))
+        self.norms = nn.ModuleList(RMSNorm(hidden, eps=eps) for _ in range(passes if residual == "prenorm" else 1))
 
     def mixture(self, x: Tensor, routing: Routing) -> Tensor:
         """``MoE_t(x)`` for tokens ``x [T, d]`` under a routing."""

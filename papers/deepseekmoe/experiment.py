@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papers.deepseekmoe.baselines import AlwaysOn, HashLayer
@@ -14,13 +12,12 @@ from papers.deepseekmoe.method import Ablation, DeepSeekMoE, Shape, ablated, seg
 from papers.deepseekmoe.model import DeepSeekMoEConfig, DeepSeekMoEForCausalLM
 from papers.deepseekmoe.paper import Config
 from repro.data import load_language
-from repro.data.base import Batch, LanguageData
+from repro.data.base import Batch
 from repro.models.moe import usage_entropy
-from repro.profiling.counts import count_parameters, count_step
-from repro.profiling.memory import saved_bytes, training_bytes
 from repro.runner import Context, Outcome
+from repro.training.fit import evaluate, fit
 from repro.training.initial import initialise
-from repro.training.loop import Optimisation, train
+from repro.training.loop import Optimisation
 
 
 class StepDecay(Optimisation):
@@ -78,19 +75,9 @@ def run(config: Config, context: Context) -> Outcome:
     initialise(model, context.seed, std=config.init_std)
     model.to(context.device)
 
-    def loss(batch: Batch) -> tuple[Tensor, Tensor | None]:
-        out = model(input_ids=batch.inputs, use_cache=False)
-        return F.cross_entropy(out.logits.flatten(0, 1).float(), batch.targets.flatten()), out.aux_loss
-
-    order = data.train_order(config.steps, config.batch, context.seed)
-    held_out = [b.to(context.device) for b in data.held_out_batches(config.eval_batches, config.batch)]
-    batches: Iterator[Batch] = (data.rows(rows).to(context.device) for rows in order)
-    profile = measure(model, config, loss, data.rows(order[0, : min(config.batch, 64)]).to(context.device))
-    trained = train(
+    outcome, held_out = fit(
         model,
-        batches,
-        loss,
-        lambda: evaluate(model, held_out),
+        data,
         StepDecay(
             config.lr,
             config.steps,
@@ -99,39 +86,22 @@ def run(config: Config, context: Context) -> Outcome:
             weight_decay=config.weight_decay,
             clip=config.clip,
         ),
+        context,
+        batch=config.batch,
+        eval_batches=config.eval_batches,
         evaluations=config.evaluations,
+        average_last=config.average_last,
         dtype=config.dtype,
-        progress=context.progress,
     )
-    outcome = Outcome(curves=trained.curves(), profile=profile, data=data.describe(), diverged=trained.diverged)
-    last = trained.evaluations[-1]
-    outcome.metrics = {name: trained.mean_of_last(name, config.average_last) for name in last}
-    outcome.metrics["final_loss"] = last["loss"]
-    outcome.profile["train_s"] = trained.train_s
-    outcome.profile["tokens_per_s"] = profile["train_tokens"] / max(trained.train_s, 1e-9)
+    total, active = expert_parameters(model)
+    outcome.profile |= {"expert_params_total": float(total), "expert_params_active": float(active)}
     found, outcome.tables = analyse(model, held_out)
     outcome.metrics |= found
     if config.lm_eval_items:
-        outcome.metrics |= evaluate_zero_shot(model, data, config.lm_eval_items, context.device)
+        from repro.evaluation import zero_shot
+
+        outcome.metrics |= zero_shot(model, data, config.lm_eval_items, context.device)
     return outcome
-
-
-def measure(model: nn.Module, config: Config, loss: Any, sample: Batch) -> dict[str, float]:
-    """The profile that fairness is audited on: counted on the model itself, before training."""
-    positions = sample.targets.numel()
-    tokens = float(config.steps * config.batch * (positions // len(sample.targets)))
-    forward, step = count_step(model, lambda: sum(x for x in loss(sample) if x is not None))
-    total, active = expert_parameters(model)
-    profile = count_parameters(model)
-    return profile | {
-        "train_tokens": tokens,
-        "train_flops": step / positions * tokens,
-        "forward_flops_per_token": forward / positions,
-        "expert_params_total": float(total),
-        "expert_params_active": float(active),
-        "activation_bytes_per_token": saved_bytes(lambda m: loss(sample)[0], model) / positions,
-        "state_bytes": training_bytes(profile["params_trainable"]),
-    }
 
 
 def expert_parameters(model: nn.Module) -> tuple[int, int]:
@@ -143,24 +113,6 @@ def expert_parameters(model: nn.Module) -> tuple[int, int]:
             total += sum(p.numel() for p in module.parameters()) - router
             idle += 0 if isinstance(module, AlwaysOn) else module.idle_parameters()
     return total, total - idle
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: list[Batch]) -> dict[str, float]:
-    """Cross-entropy (nats per token); on answer tokens alone, and share of these predicted exactly, where there are."""
-    losses, right, answers = [], [], []
-    for batch in batches:
-        logits = model(input_ids=batch.inputs, use_cache=False).logits.flatten(0, 1).float()
-        targets = batch.targets.flatten()
-        losses.append(F.cross_entropy(logits, targets, reduction="none").double())
-        right.append((logits.argmax(-1) == targets).double())
-        answers.append(batch.answers.flatten() > 0)
-    loss, hit, answer = (torch.cat(parts) for parts in (losses, right, answers))
-    out = {"loss": float(loss.mean())}
-    if answer.any():
-        out["answer_loss"] = float(loss[answer].mean())
-    out["accuracy"] = float(hit[answer].mean() if answer.any() else hit.mean())
-    return out
 
 
 #: Fractions of the routed experts that are disabled in turn, as in the paper's Figure 4 (0 to 4/16).
@@ -217,14 +169,3 @@ def balance(model: nn.Module, layers: list[DeepSeekMoE], batches: list[Batch]) -
         handle.remove()
     found = [usage_entropy(torch.cat(i), layer.shape.routed) for layer, i in zip(layers, seen, strict=True)]
     return sum(found) / len(found)
-
-
-def evaluate_zero_shot(model: Any, data: LanguageData, items: int, device: str) -> dict[str, float]:
-    """lm-eval on the tasks that belong to the data; ``items`` of each, all of them when negative."""
-    from repro.evaluation.lm_eval import evaluate_with_lm_eval, tasks_for
-
-    tasks = tasks_for(data)
-    if not tasks:
-        return {}
-    limit = items if items > 0 else None
-    return evaluate_with_lm_eval(model, data.tokenizer, tasks, data=data, limit=limit, device=device)

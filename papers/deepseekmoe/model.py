@@ -12,6 +12,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from papers.deepseekmoe.baselines import AlwaysOn, HashLayer
 from papers.deepseekmoe.method import DeepSeekMoE, Shape
 from repro.models.decoder import Decoder, DecoderConfig, PreNormFeedForward
+from repro.models.norm import RMSNorm
 
 
 class DeepSeekMoEConfig(DecoderConfig):
@@ -39,7 +40,7 @@ class Sublayer(nn.Module):
 
     def __init__(self, hidden: int, ffn: nn.Module, eps: float):
         super().__init__()
-        self.norm = nn.RMSNorm(hidden, eps=eps)
+        self.norm = RMSNorm(hidden, eps=eps)
         self.ffn = ffn
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor | None]:

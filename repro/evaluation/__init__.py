@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repro.evaluation.lm_eval import HUB_TASKS, LOCAL_TASKS, evaluate_with_lm_eval, tasks_for
+    from repro.evaluation.lm_eval import HUB_TASKS, LOCAL_TASKS, evaluate_with_lm_eval, tasks_for, zero_shot
     from repro.evaluation.loss import held_out_loss
 
 _WHERE = {
@@ -15,8 +15,9 @@ _WHERE = {
     "evaluate_with_lm_eval": "lm_eval",
     "held_out_loss": "loss",
     "tasks_for": "lm_eval",
+    "zero_shot": "lm_eval",
 }
-__all__ = ["HUB_TASKS", "LOCAL_TASKS", "evaluate_with_lm_eval", "held_out_loss", "tasks_for"]
+__all__ = ["HUB_TASKS", "LOCAL_TASKS", "evaluate_with_lm_eval", "held_out_loss", "tasks_for", "zero_shot"]
 
 
 def __getattr__(name: str) -> Any:

@@ -105,6 +105,16 @@ def tasks_for(data: LanguageData) -> tuple[str, ...]:
     return tuple(task for task, name in LOCAL_TASKS.items() if name == data.name)
 
 
+def zero_shot(model: Any, data: LanguageData, items: int, device: str) -> dict[str, float]:
+    """`evaluate_with_lm_eval` on `tasks_for` the data; ``items`` of each task, all of them when not positive."""
+    tasks = tasks_for(data)
+    if not tasks:
+        return {}
+    return evaluate_with_lm_eval(
+        model, data.tokenizer, tasks, data=data, limit=items if items > 0 else None, device=device
+    )
+
+
 def _needs_all(tasks: Sequence[str]) -> bool:
     """Whether the harness has to read its thousands of task files to find a name."""
     return any(name not in LOCAL_TASKS and name not in HUB_TASKS for name in tasks)

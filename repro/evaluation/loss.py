@@ -28,9 +28,9 @@ def held_out_loss(
     ``.logits``; a module is put into evaluation mode and back. ``data``: a data set, of which a fixed sample of
     ``batches`` times ``batch_size`` rows is read, or the batches themselves. Autocast is the caller's.
 
-    Returns ``loss`` and ``tokens``; where answers are marked also ``answer_loss``, ``answer_accuracy`` (share of answer
-    tokens with the highest logit, given the true text before them) and ``answer_tokens``; and, when answers differ in
-    the number of operations they need, each of these per number, as in ``answer_loss_ops2``.
+    Returns ``loss``, ``accuracy`` (share of targets with the highest logit, given the true text before them) and
+    ``tokens``; where answers are marked also ``answer_loss``, ``answer_accuracy`` and ``answer_tokens``; and, when
+    answers differ in the number of operations they need, each of these per number, as in ``answer_loss_ops2``.
 
     Raises ValueError when no target counts.
     """
@@ -40,7 +40,7 @@ def held_out_loss(
     if module is not None:
         module.eval()
         device = device or next((p.device for p in module.parameters()), None)
-    total, count = 0.0, 0
+    total, hits, count = 0.0, 0, 0
     sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0, 0])
     try:
         for batch in given:
@@ -54,6 +54,7 @@ def held_out_loss(
             total += losses.sum().item()
             count += int(counts.sum())
             right = flat.argmax(-1) == wanted
+            hits += int(right.sum())
             for operations in marked[counts].unique().tolist():
                 if operations:
                     chosen = counts & (marked == operations)
@@ -65,7 +66,7 @@ def held_out_loss(
             module.train(training)
     if not count:
         raise ValueError("no held-out target counts: no batches, or only padding")
-    result = {"loss": total / count, "tokens": float(count)}
+    result = {"loss": total / count, "accuracy": hits / count, "tokens": float(count)}
     if sums:
         result |= _answers("", [sum(column) for column in zip(*sums.values(), strict=True)])
     if len(sums) > 1:

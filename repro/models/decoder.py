@@ -21,6 +21,7 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Atten
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
 from repro.models.moe import Experts, SwiGLU, TopKRouter
+from repro.models.norm import RMSNorm
 
 
 class DecoderConfig(PreTrainedConfig):
@@ -77,7 +78,7 @@ class PreNormFeedForward(nn.Module):
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.ffn = SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -89,7 +90,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: DecoderConfig, index: int, feed_forward: nn.Module):
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         attention: Any = DeepseekV2Attention if config.attention == "mla" else LlamaAttention
         self.self_attn = attention(config, index)
         self.feed_forward = feed_forward
@@ -128,7 +129,7 @@ class Decoder(PreTrainedModel, GenerationMixin):
         self.layers = nn.ModuleList(
             DecoderLayer(config, i, self.make_feed_forward(config)) for i in range(config.num_hidden_layers)
         )
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         rotary: Any = DeepseekV2RotaryEmbedding if config.attention == "mla" else LlamaRotaryEmbedding
         self.rotary_emb = rotary(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -75,42 +75,93 @@ def grouped(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: 
     return y[back].view(-1, k, x.shape[1]).sum(1)
 
 
+#: Blocks of experts: about so many bytes of rows each, and only when all rows together exceed the second figure. A
+#: block's rows then stay in a core's cache from the gather to the last product (docs/performance.md).
+BLOCK_BYTES = 1 << 20
+BLOCKS_FROM = 4 << 20
+
+
+def _blocks(rows: int, experts: int, row_bytes: int, ends: Tensor) -> list[tuple[slice, slice, Tensor]]:
+    """Adjacent experts that are run together: which experts, which rows, and where each expert's rows end in them."""
+    each = experts
+    if rows * row_bytes > BLOCKS_FROM:
+        each = min(experts, max(1, round(BLOCK_BYTES * experts / (rows * row_bytes))))
+    out, start = [], 0
+    for first in range(0, experts, each):
+        chosen = slice(first, min(first + each, experts))
+        end = int(ends[chosen.stop - 1])
+        out.append((chosen, slice(start, end), ends[chosen] - start))
+        start = end
+    return out
+
+
+def _product(into: Tensor | None, part: slice, a: Tensor, b: Tensor, stops: Tensor) -> Tensor:
+    """Grouped product of a block; written to its part of ``into`` unless that is None."""
+    if len(stops) > 1:
+        if into is None:
+            return F.grouped_mm(a, b, offs=stops)
+        into[part] = F.grouped_mm(a, b, offs=stops)
+        return into
+    # of one expert: a plain product, which can be written in place
+    whole = b.dim() == 2
+    b = b if whole else b[0]
+    if into is None:
+        product = a @ b
+        return product[None] if whole else product
+    torch.mm(a, b, out=into[part.start] if whole else into[part])
+    return into
+
+
 class _Lean(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
-        k, width = indices.shape[1], down.shape[2]
+        k, width, hidden = indices.shape[1], down.shape[2], x.shape[1]
         flat = indices.reshape(-1)
         order = flat.to(torch.int16).argsort(stable=True)  # short integers sort faster
         ends = torch.bincount(flat, minlength=gate_up.shape[0]).cumsum(0).to(torch.int32)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=order.device))
         token, back = order // k, back.view(indices.shape)
         weight = weights.reshape(-1).index_select(0, order)[:, None].to(x.dtype)
-        h = F.grouped_mm(x.index_select(0, token), gate_up.transpose(1, 2), offs=ends)
-        a = F.silu(h[:, :width]).mul_(h[:, width:]).mul_(weight)
-        y = F.grouped_mm(a, down.transpose(1, 2), offs=ends)
-        ctx.save_for_backward(x, token, back, ends, weight, h, a, gate_up, down)
-        ctx.gate_dtype = weights.dtype
+        blocks = _blocks(order.numel(), down.shape[0], (3 * width + 2 * hidden) * x.element_size(), ends)
+        y: Any = None if len(blocks) == 1 else x.new_empty(order.numel(), hidden)
+        kept = []
+        for experts, rows, stops in blocks:
+            h = _product(None, rows, x.index_select(0, token[rows]), gate_up[experts].transpose(1, 2), stops)
+            a = F.silu(h[:, :width]).mul_(h[:, width:]).mul_(weight[rows])
+            y = _product(y, rows, a, down[experts].transpose(1, 2), stops)
+            kept += [h, a]
+        ctx.save_for_backward(x, token, back, weight, gate_up, down, *kept)
+        ctx.blocks, ctx.gate_dtype = blocks, weights.dtype
         return F.embedding_bag(back, y, mode="sum")
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:  # type: ignore[override]
-        x, token, back, ends, weight, h, a, gate_up, down = ctx.saved_tensors
-        width = a.shape[1]
-        gate, up = h[:, :width], h[:, width:]
-        dy = dy.index_select(0, token)
-        d_down = F.grouped_mm(dy.t(), a, offs=ends)
-        da = F.grouped_mm(dy, down, offs=ends)
-        activated = F.silu(gate)
-        d_weight = torch.linalg.vecdot(da, activated * up)
-        da.mul_(weight)
-        dh = torch.empty_like(h)
-        torch.mul(da, activated, out=dh[:, width:])
-        dh[:, :width] = torch.ops.aten.silu_backward(da.mul_(up), gate)
-        d_gate_up = F.grouped_mm(dh.t(), x.index_select(0, token), offs=ends)
-        dx = F.embedding_bag(back, F.grouped_mm(dh, gate_up, offs=ends), mode="sum")
+        x, token, back, weight, gate_up, down, *kept = ctx.saved_tensors
+        width = down.shape[2]
+        d_weight = weight.new_empty(len(token))
+        d_gate_up: Any = None
+        d_down: Any = None
+        d_rows: Any = None
+        if len(ctx.blocks) > 1:
+            d_gate_up, d_down = torch.empty_like(gate_up), torch.empty_like(down)
+            d_rows = x.new_empty(len(token), x.shape[1])
+        for (experts, rows, stops), h, a in zip(ctx.blocks, kept[::2], kept[1::2], strict=True):
+            gate, up = h[:, :width], h[:, width:]
+            dy_rows = dy.index_select(0, token[rows])
+            d_down = _product(d_down, experts, dy_rows.t(), a, stops)
+            da = _product(None, rows, dy_rows, down[experts], stops)
+            activated = F.silu(gate)
+            d_weight[rows] = torch.linalg.vecdot(da, activated * up)
+            da.mul_(weight[rows])
+            dh = torch.empty_like(h)
+            torch.mul(da, activated, out=dh[:, width:])
+            torch.ops.aten.silu_backward.grad_input(da.mul_(up), gate, grad_input=dh[:, :width])
+            d_gate_up = _product(d_gate_up, experts, dh.t(), x.index_select(0, token[rows]), stops)
+            d_rows = _product(d_rows, rows, dh, gate_up[experts], stops)
+        dx = F.embedding_bag(back, d_rows, mode="sum")
         d_weights = d_weight.index_select(0, back.view(-1)).view(back.shape).to(ctx.gate_dtype)
         return dx, None, d_weights, d_gate_up, d_down
 
@@ -133,6 +184,8 @@ def choose(tokens: int, experts: int, k: int, device: str = "cpu") -> str:
 def run_experts(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The experts on the tokens, by the way that `choose` or `forced` says. Arguments as `naive`."""
     way = _forced.get() or choose(x.shape[0], gate_up.shape[0], indices.shape[1], x.device.type)
+    if way == "lean" and torch.compiler.is_compiling():
+        way = "naive"  # a compiler cannot look into the grouped product of float32
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)

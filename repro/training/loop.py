@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -79,19 +80,26 @@ def train(
     *,
     evaluations: int = 10,
     dtype: str = "float32",
+    accumulate: int = 1,
+    before_step: Callable[[int], None] = lambda _: None,
     progress: Callable[[int, int, float | None], None] = lambda *_: None,
 ) -> Trained:
-    """Train a model for ``optimisation.steps`` steps, one batch each.
+    """Train a model for ``optimisation.steps`` steps.
 
     Args:
-        batches: gives at least that many batches, on the model's device.
+        batches: gives at least ``accumulate`` batches a step, on the model's device.
         loss: a batch to (the loss that is reported, an auxiliary loss that is added for the gradient or None).
         evaluate: measures the model, in evaluation mode and without gradient; holds ``loss``. Called ``evaluations``
             times, evenly spread, the last time after the last step.
         dtype: ``float32``, or ``bfloat16`` for autocast over float32 weights.
+        accumulate: batches whose mean gradient makes a step.
+        before_step: called with the step, from 0, before its first batch; may freeze or thaw parameters.
 
     Returns:
         What was measured. Training stops with ``diverged`` when an evaluation's loss is not finite.
+
+    Raises:
+        ValueError: when the batches run out.
 
     The loss is read from the device only at evaluations, so that steps do not wait for it.
     """
@@ -108,18 +116,25 @@ def train(
     since = 0
     model.train()
     began = time.perf_counter()
-    for step, batch in zip(range(steps), batches, strict=False):
+    supply = iter(batches)
+    for step in range(steps):
+        before_step(step)
         for group in optimizer.param_groups:
             group["lr"] = optimisation.lr * optimisation.factor(step)
-        with amp:
-            reported, auxiliary = loss(batch)
-        (reported if auxiliary is None else reported + auxiliary).backward()
+        accumulated = list(itertools.islice(supply, accumulate))
+        if len(accumulated) < accumulate:
+            raise ValueError(f"no batch left for step {step} of {steps}")
+        for batch in accumulated:
+            with amp:
+                reported, auxiliary = loss(batch)
+            total = reported if auxiliary is None else reported + auxiliary
+            (total if accumulate == 1 else total / accumulate).backward()
+            running += reported.detach()
+            since += 1
         if optimisation.clip:
             nn.utils.clip_grad_norm_(model.parameters(), optimisation.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        running += reported.detach()
-        since += 1
         if step + 1 in marks:
             out.train_s += time.perf_counter() - began
             out.steps.append(step + 1)

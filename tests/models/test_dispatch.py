@@ -56,6 +56,34 @@ def test_agrees_with_naive(way, tokens, hidden, width, experts, share, one, seed
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("size", [1, 700, 1500, 10**6])
+def test_experts_in_blocks_agree_with_naive(monkeypatch, size, one):
+    monkeypatch.setattr(dispatch, "BLOCKS_FROM", 0)
+    monkeypatch.setattr(dispatch, "BLOCK_BYTES", size)
+    inputs = case(23, 8, 4, 9, 3, one, 4)
+    for ours, reference in zip(run("lean", *inputs), run("naive", *inputs), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_cover_experts_and_rows_once():
+    ends = torch.tensor([3, 3, 10, 12, 20, 21], dtype=torch.int32)
+    few = dispatch._blocks(21, 6, 10, ends)
+    assert [(b.start, b.stop) for b, _, _ in few] == [(0, 6)]
+    many = dispatch._blocks(21, 6, 10**6, ends)
+    assert [r for _, rows, _ in many for r in range(rows.start, rows.stop)] == list(range(21))
+    assert [e for experts, _, _ in many for e in range(experts.start, experts.stop)] == list(range(6))
+    assert len(many) == 6
+
+
+def test_a_compiled_model_runs_experts_one_by_one():
+    layer = Experts(6, 4, 4)
+    torch.nn.init.normal_(layer.gate_up_proj)
+    torch.nn.init.normal_(layer.down_proj)
+    x, indices, weights, *_ = case(5, 4, 4, 6, 2, False, 0)
+    torch.testing.assert_close(torch.compile(layer, backend="eager")(x, indices, weights), layer(x, indices, weights))
+
+
 def test_naive_is_the_formula():
     x, indices, weights, gate_up, down = case(3, 4, 4, 5, 2, False, 0)
     for t in range(3):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from papers.coe.experiment import TupleModel, language_model, measure, per_pass, predict
+from papers.coe.experiment import TupleModel, language_model, per_pass
+from papers.coe.experiment import passes as count_passes
 from papers.coe.method import GATINGS, RESIDUALS, ChainOfExperts, chain_experts
 from papers.coe.model import CoEConfig, CoEForCausalLM
 from papers.coe.paper import PAPER, Config
@@ -20,6 +22,7 @@ from repro.data import load
 from repro.models.dispatch import forced
 from repro.models.moe import Routing
 from repro.profiling.counts import count_flops, count_parameters
+from repro.training.fit import batch_loss, profile_training
 from repro.training.initial import initialise
 
 GOLDEN = json.loads((Path(__file__).parent / "coe_golden.json").read_text())
@@ -434,14 +437,8 @@ def test_profile_counts_passes_and_flops():
     rows = data.rows(torch.arange(8))
     profiles = {}
     for name in ("moe", "moe-strict", "coe"):
-        config = arm(name)
-        model = initialise(TupleModel(config, data), 0)
-
-        def loss(batch, model=model):
-            logits, aux = predict(model, batch)
-            return nn.functional.cross_entropy(logits, batch.targets), aux
-
-        profiles[name] = measure(model, config, loss, rows, config.steps)
+        model = initialise(TupleModel(arm(name), data), 0)
+        profiles[name] = profile_training(model, partial(batch_loss, model), rows, 8) | count_passes(model)
     assert profiles["moe"]["routed_passes"] == profiles["coe"]["routed_passes"] == 4
     assert (profiles["moe"]["expert_passes"], profiles["coe"]["expert_passes"]) == (5, 6)
     assert profiles["moe"]["params_total"] + 16 * 64 == profiles["coe"]["params_total"]

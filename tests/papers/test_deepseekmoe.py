@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from papers.deepseekmoe.baselines import AlwaysOn, HashLayer
-from papers.deepseekmoe.experiment import StepDecay, analyse, expert_parameters, language_model, layer_shape, measure
+from papers.deepseekmoe.experiment import StepDecay, analyse, expert_parameters, language_model, layer_shape
 from papers.deepseekmoe.method import (
     Ablation,
     DeepSeekMoE,
@@ -30,6 +31,7 @@ from repro.data.base import Batch
 from repro.models.dispatch import forced
 from repro.models.moe import SwiGLU
 from repro.profiling.counts import count_parameters
+from repro.training.fit import batch_loss, profile_training
 from repro.training.initial import initialise
 
 GRID = ("gshard", "shared", "fine", "finer", "finer-2", "finer-4")
@@ -464,12 +466,9 @@ def test_the_profile_matches_where_the_claims_say_so():
     profiles = {}
     for name in ("gshard", "shared", "fine", "finer", "gshard-x15"):
         model = initialise(language_model(arm(name), 1602), 0)
-
-        def loss(batch, model=model):
-            out = model(batch.inputs, use_cache=False)
-            return nn.functional.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten()), out.aux_loss
-
-        profiles[name] = measure(model, arm(name), loss, batch)
+        total, active = expert_parameters(model)
+        profiles[name] = profile_training(model, partial(batch_loss, model), batch, 2)
+        profiles[name] |= {"expert_params_total": total, "expert_params_active": active}
     for name in ("shared", "fine", "finer"):
         for quantity in ("train_tokens", "expert_params_total", "expert_params_active"):
             assert profiles[name][quantity] == profiles["gshard"][quantity]

@@ -93,3 +93,47 @@ def test_initial_weights_depend_on_seed_and_name_only():
     assert plain["head.bias"].eq(0).all()
     assert plain["router.weight"].abs().max() <= 8**-0.5
     assert plain["experts.gate_up_proj"].std() == pytest.approx(0.02, rel=0.2)
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch():
+    x = torch.randn(12, 4, 3, generator=torch.Generator().manual_seed(1))
+    models = [initialise(nn.Linear(3, 1), 0) for _ in range(2)]
+    gradients: list[list] = [[], []]
+    for model, seen in zip(models, gradients, strict=True):
+        model.weight.register_hook(seen.append)
+    for model, batches, accumulate in ((models[0], x, 3), (models[1], x.view(4, 12, 3), 1)):
+
+        def loss(batch, model=model):
+            return (model(batch) - batch.sum(-1, keepdim=True)).square().mean(), None
+
+        train(model, batches, loss, lambda: {"loss": 0.0}, Optimisation(0.1, 4), accumulate=accumulate)
+    torch.testing.assert_close(models[0].weight, models[1].weight)
+    # Adam does not see the scale of a gradient; clipping does
+    torch.testing.assert_close(sum(gradients[0][:3]), gradients[1][0])
+
+
+def total(model):
+    return lambda batch: (model(batch).sum(), None)
+
+
+def no_evaluation():
+    return {"loss": 0.0}
+
+
+def test_running_out_of_batches_is_an_error():
+    model = nn.Linear(3, 1)
+    with pytest.raises(ValueError, match="no batch left for step 2"):
+        train(model, torch.ones(5, 3), total(model), no_evaluation, Optimisation(0.1, 9), accumulate=2)
+
+
+def test_parameters_can_be_frozen_between_steps():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    before = model[0].weight.clone()
+
+    def freeze(step):
+        model[0].requires_grad_(step >= 2)
+
+    for steps in (2, 3):
+        batches = torch.ones(steps, 2, 3)
+        train(model, batches, total(model), no_evaluation, Optimisation(0.1, steps), before_step=freeze)
+        assert torch.equal(model[0].weight, before) == (steps == 2)

@@ -1,0 +1,43 @@
+"""The fast RMSNorm against torch's, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from repro.models.norm import RMSNorm
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (2, 3, 64), (1, 1, 16)])
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_equals_torch_forward_and_backward(shape, eps, scale):
+    torch.manual_seed(0)
+    torchs, fast = nn.RMSNorm(shape[-1], eps=eps).double(), RMSNorm(shape[-1], eps=eps)
+    with torch.no_grad():
+        for norm in (torchs, fast):
+            norm.weight.copy_(torch.linspace(-1, 2, shape[-1]))
+    x, dy = torch.randn(shape) * scale, torch.randn(shape)
+    found = {}
+    for name, norm in (("fast", fast), ("torch", torchs)):
+        inputs = x.to(norm.weight.dtype).detach().requires_grad_()
+        y = norm(inputs)
+        y.backward(dy.to(y.dtype))
+        found[name] = (y.detach(), inputs.grad, norm.weight.grad)
+    for mine, theirs in zip(*found.values(), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=2e-5, atol=2e-5 * float(theirs.abs().max()))
+
+
+def test_the_written_out_backward_is_in_use():
+    assert "_RMSNorm" in type(RMSNorm(8)(torch.randn(2, 8)).grad_fn).__name__
+
+
+def test_elsewhere_it_is_torchs():
+    norm = RMSNorm(8)
+    x = torch.randn(2, 8)
+    with torch.no_grad():
+        assert torch.equal(norm(x), nn.functional.rms_norm(x, (8,), norm.weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "_RMSNorm" not in type(norm(x).grad_fn).__name__
+    assert norm.to("meta")(x.to("meta")).shape == x.shape
