@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import bench
-from repro.bench.summary import OURS, ROOF, TRANSFORMERS, Line, quartiles
+from repro.bench.summary import MEASURES, OURS, ROOF, TRANSFORMERS, Line, quartiles
 from repro.report import number
 
 MODES = {
@@ -41,6 +41,7 @@ class Machine:
     title: str
     goals: tuple[tuple[str, str, str, bool | None], ...]
     tables: tuple[Table, ...]
+    choices: tuple[tuple[str, str, str, str], ...]
     harness: tuple[tuple[str, str, str, str], ...]
     origins: tuple[tuple[str, str], ...]
 
@@ -78,7 +79,8 @@ def machine(document: Mapping[str, Any], anchor: str) -> Machine:
             for g, v in bench.outcomes(groups)
         ),
         tuple(tables),
-        tuple(_harness(c) for c in groups.get("harness", {}).get("cells", ())),
+        _figures(groups, "choices"),
+        _figures(groups, "harness"),
         tuple((name, _origin(g)) for name, g in groups.items()),
     )  # fmt: skip
 
@@ -122,9 +124,13 @@ def _ratio(found: tuple[float, float, float]) -> tuple[str, str]:
     return f"{found[1]:.2f}", f"{found[0]:.2f} to {found[2]:.2f}"
 
 
-def _harness(cell: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Name, median and quartiles of the seconds, and what was run or why there is no figure."""
-    found = quartiles(cell.get("seconds"))
+def _figures(groups: Mapping[str, Any], name: str) -> tuple[tuple[str, str, str, str], ...]:
+    return tuple(_figure_of(c, MEASURES[name]) for c in groups.get(name, {}).get("cells", ()))
+
+
+def _figure_of(cell: Mapping[str, Any], measure: str) -> tuple[str, str, str, str]:
+    """Name, median and quartiles of what was measured, and what was run or why there is no figure."""
+    found = quartiles(cell.get(measure))
     median, rest = _spread(found)
     single = cell.get("repetitions") == 1
     said = str(cell.get("detail", "")) if found else str(cell.get("error", "no figure"))

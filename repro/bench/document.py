@@ -10,8 +10,8 @@ others as they are.
 
 A cell of ``layer`` and ``step`` has ``name``, ``shape``, ``mode``, ``repetitions``, ``way`` (what the automatic choice
 was) and per contender either ``ms`` and ``ours_over`` (the time of ours over its time) with quartiles, or ``skipped``
-or ``error`` with the reason. A cell of ``harness`` has ``name``, perhaps ``detail``, and either ``repetitions`` and
-``seconds`` with quartiles, or ``error``.
+or ``error`` with the reason. A cell of ``choices`` or ``harness`` has ``name``, perhaps ``detail``, and either
+``repetitions`` and ``ratio`` or ``seconds`` with quartiles, or ``error``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from repro.records import write_atomically
 from repro.records.provenance import code_hash, commit, environment
 
 SCHEMA = 1
-GROUPS = ("layer", "step", "harness")
+GROUPS = ("layer", "step", "choices", "harness")
 FOLDER = ROOT / "leaderboard" / "bench"
 #: What of the environment says which machine it is; the number of threads belongs to a process.
 _HARDWARE = ("cpu", "cores", "memory_gib", "system", "device", "gpu", "gpu_memory_gib")

@@ -25,14 +25,15 @@ REPETITIONS = 30
 
 
 class Model(NamedTuple):
-    """N experts, K selected per pass, C passes."""
+    """N experts, K selected per pass, C passes, shared experts."""
 
     experts: int
     k: int
     passes: int
+    shared: int = 1
 
     def __str__(self) -> str:
-        return f"N={self.experts} K={self.k} C={self.passes}"
+        return f"N={self.experts} K={self.k} C={self.passes}{'' if self.shared else ', none shared'}"
 
 
 FULL = (Model(16, 4, 1), Model(16, 2, 2), Model(64, 4, 1), Model(64, 2, 2))
@@ -48,6 +49,7 @@ class BenchConfig(DecoderConfig):
     num_experts_per_tok: int = 4
     moe_intermediate_size: int = 32
     passes: int = 1
+    n_shared_experts: int = 1
 
 
 class Passes(nn.Module):
@@ -58,7 +60,7 @@ class Passes(nn.Module):
         hidden, width = config.hidden_size, config.moe_intermediate_size
         self.norm = nn.RMSNorm(hidden, eps=config.rms_norm_eps)
         self.experts = Experts(config.n_routed_experts, hidden, width)
-        self.shared = SwiGLU(hidden, width)
+        self.shared = SwiGLU(hidden, width * config.n_shared_experts) if config.n_shared_experts else None
         self.routers = nn.ModuleList(
             TopKRouter(hidden, config.n_routed_experts, config.num_experts_per_tok) for _ in range(config.passes)
         )
@@ -68,7 +70,8 @@ class Passes(nn.Module):
         for router in self.routers:
             scores, indices, weights = router(x)
             terms.append(sequence_balance_loss(scores, indices, h.shape[0]))
-            x = x + self.experts(x, indices, weights) + self.shared(x)
+            y = self.experts(x, indices, weights)
+            x = x + y if self.shared is None else x + y + self.shared(x)
         return x.view_as(h), 0.001 * torch.stack(terms).sum()
 
 
@@ -101,10 +104,10 @@ def measure_cell(
     ways |= {name: partial(instead, way) for name, way in all_transformers().items() if "batched" not in name}
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     contenders: dict[str, dict[str, Any]] = {name: {} for name in ways}
-    reference = _Copy(model, tokens, device, ways[NAIVE], dtype).gradients()
+    reference = Copy(model, tokens, device, ways[NAIVE], dtype).gradients()
     racing: dict[str, Callable[[], object]] = {}
     for name, way in ways.items():
-        copy = _Copy(model, tokens, device, way, dtype)
+        copy = Copy(model, tokens, device, way, dtype)
         try:
             error = agreement(copy.gradients(), reference, 10 * TOLERANCE[dtype])
         except Exception as found:  # whatever another library raises is the reason why it has no time
@@ -128,16 +131,17 @@ def measure_cell(
     return cell
 
 
-class _Copy:
+class Copy:
     """A model with its optimiser, on one batch."""
 
     def __init__(
-        self, model: Model, tokens: Tensor, device: str, way: Callable[[], AbstractContextManager[None]],
-        dtype: torch.dtype,
+        self, model: Model, tokens: Tensor, device: str,
+        way: Callable[[], AbstractContextManager[None]] = nullcontext, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         config = BenchConfig(
-            vocab_size=VOCABULARY, n_routed_experts=model.experts, num_experts_per_tok=model.k, passes=model.passes
-        )
+            vocab_size=VOCABULARY, n_routed_experts=model.experts, num_experts_per_tok=model.k, passes=model.passes,
+            n_shared_experts=model.shared,
+        )  # fmt: skip
         self.model = initialise(BenchModel(config), 0).to(device).train()
         self.tokens, self.way, self.dtype = tokens, way, dtype
         self.device = torch.device(device).type

@@ -97,15 +97,17 @@ def tables(groups: Mapping[str, Any]) -> str:
             )
             parts.append(f"\n{name}, {mode}: medians in ms\n\n{table}")
             parts += [f"  {line.name}: {n}: {why}" for line in some for n, why in line.notes.items()]
-    if "harness" in groups:
+    for name, measure_name in bench.MEASURES.items():
+        if name not in groups:
+            continue
         rows = []
-        for cell in groups["harness"]["cells"]:
-            q = cell.get("seconds")
+        for cell in groups[name]["cells"]:
+            q = cell.get(measure_name)
             shown = (
                 [number(q["median"], 3), f"[{number(q['q1'], 3)}, {number(q['q3'], 3)}]"] if q else [cell["error"], ""]
             )
             rows.append([cell["name"], *shown])
-        table = tabulate(rows, headers=["harness", "seconds", "quartiles"], disable_numparse=True)
+        table = tabulate(rows, headers=[name, measure_name, "quartiles"], disable_numparse=True)
         parts.append(f"\n{table}")
     goals = [
         [g.title, f"{number(value, 3)} {g.unit}".strip(), f"{g.at_most:g} {g.unit}".strip(), _met(g, value)]

@@ -160,6 +160,30 @@ def test_a_step_has_a_time_for_each_dispatch(step):
     assert step["tokens_per_s"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_choices_are_ratios_of_the_same_work(one_thread, monkeypatch):
+    from repro.bench import choices
+
+    monkeypatch.setattr(choices, "BATCH", 2)
+    monkeypatch.setattr(choices, "LENGTH", 8)
+    found = [*choices.two_passes(*choices.PAIRS[0], "cpu", 1), *choices.stacked_seeds("cpu", 1)]
+    assert [c for c in found if "error" in c] == []
+    assert all(summary.quartiles(c["ratio"]) for c in found)
+    one, two = (choices.Copy(m, choices.example("cpu"), "cpu").model for m in choices.PAIRS[0])
+    assert not any(".shared." in name for name, _ in one.named_parameters())
+    routers = 2 * 16 * 64  # of the second pass, in two layers
+    assert sum(p.numel() for p in two.parameters()) - sum(p.numel() for p in one.parameters()) == routers
+
+
+@pytest.mark.slow
+def test_layouts_are_measured():
+    from repro.bench import choices
+
+    found = list(choices.layouts(1, 0.2))
+    assert len(found) == len(choices.LAYOUTS) - 1
+    assert all(summary.quartiles(c["ratio"]) for c in found)
+
+
 def test_another_dispatch_is_in_force_only_inside_the_block(one_thread):
     import torch
 
@@ -269,6 +293,9 @@ def test_goals_read_the_cells_they_are_about():
     assert worst == 1.5
     assert roof == pytest.approx((1.2 * 1.4) ** 0.5)
     assert others == [None] * len(others)
+    pair = [{"name": f"two passes of K={k}", "ratio": {"q1": r, "median": r, "q3": r}} for k, r in ((2, 1.2), (4, 1.0))]
+    (found,) = [v for g, v in bench.outcomes({"choices": {"cells": pair}}) if g.group == "choices"]
+    assert found == pytest.approx(1.2**0.5)
     loop = {"name": "m", "mode": "step", "shape": {"experts": 64}, "contenders": {
         "ours": {"ms": {"q1": 1, "median": 1, "q3": 1}},
         "naive": {"ms": {"q1": 4, "median": 4, "q3": 4}, "ours_over": {"q1": 0.25, "median": 0.25, "q3": 0.25}},
@@ -283,8 +310,8 @@ def test_goals_read_the_cells_they_are_about():
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--groups", "layers"], ["unknown group 'layers'", "did you mean layer?", "layer, step, harness"]),
-        (["--groups", ","], ["no group named", "layer, step, harness"]),
+        (["--groups", "layers"], ["unknown group 'layers'", "did you mean layer?", "layer, step, choices, harness"]),
+        (["--groups", ","], ["no group named", "layer, step, choices, harness"]),
         (["--device", "tpu"], ["unknown device 'tpu'", "cpu, cuda"]),
         (["--repetitions", "0"], ["--repetitions must be above 0"]),
         (["--repetitions", "many"], ["--repetitions", "int", "'many'"]),
@@ -339,6 +366,10 @@ def test_the_page_shows_a_document(tmp_path, layer, step):
     groups = {
         "layer": document.group(layer, "cpu", False, document.begin()),
         "step": document.group([step], "cpu", False, document.begin()),
+        "choices": document.group(
+            [{"name": "three at once", "repetitions": 2, "ratio": {"q1": 1.5, "median": 1.6, "q3": 1.7}}],
+            "cpu", False, document.begin(),
+        ),
         "harness": document.group(
             [
                 {"name": "import repro", "repetitions": 3, "seconds": {"q1": 0.001, "median": 0.0025, "q3": 0.004}},
@@ -349,7 +380,15 @@ def test_the_page_shows_a_document(tmp_path, layer, step):
     }  # fmt: skip
     bench.write(tmp_path / "bench", "cpu", groups)
     text = page(tmp_path)
-    for words in ("T=48 d=16 f=8 N=8 K=2", "Geometric mean", "0.0025", "no such thing", "N=4 K=2 C=2", "torch"):
+    for words in (
+        "T=48 d=16 f=8 N=8 K=2",
+        "Geometric mean",
+        "0.0025",
+        "no such thing",
+        "three at once",
+        "N=4 K=2 C=2",
+        "torch",
+    ):
         assert words in text, words
     assert 'href="bench.html" aria-current="page"' in text
     assert text == page(tmp_path)
