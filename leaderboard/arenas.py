@@ -8,6 +8,9 @@ An arena is a file ``leaderboard/arenas/<name>.toml``::
     metric = "loss"
     lower_is_better = true
     scale = "laptop"
+    [matched]             # may be left out: what entries must have in common, and how far apart they may be
+    train_tokens = 0.0
+    train_flops = 0.03
     [[entries]]
     paper = "coe"
     setting = "stdlib"
@@ -15,15 +18,16 @@ An arena is a file ``leaderboard/arenas/<name>.toml``::
 
 Entries are ranked by their mean over seeds. Two that cannot be told apart share a rank: an entry's rank is one more
 than the number of entries that are better than it at 95 %, by the paired t interval of their difference over shared
-seeds, or by Welch's where they share fewer than two.
+seeds, or by Welch's where they share fewer than two. What entries are matched on is measured in their runs and shown
+beside them.
 """
 
 from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,7 @@ class Entry:
     values: Mapping[int, float]
     origin: str = "reference"
     stale: bool = False
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Arena:
     lower_is_better: bool
     scale: str
     entries: tuple[Entry, ...]
+    matched: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,14 @@ def specifications(folder: Path = FOLDER) -> list[dict[str, Any]]:
 def entries(story: Story, specification: Mapping[str, Any]) -> list[Entry]:
     """What one paper brings into an arena."""
     return [
-        _entry(story, e["setting"], e["arm"], specification["scale"], specification["metric"])
+        _entry(
+            story,
+            e["setting"],
+            e["arm"],
+            specification["scale"],
+            specification["metric"],
+            specification.get("matched", ()),
+        )
         for e in specification["entries"]
         if e["paper"] == story.paper.slug
     ]
@@ -133,10 +146,23 @@ def entries(story: Story, specification: Mapping[str, Any]) -> list[Entry]:
 
 def assemble(specification: Mapping[str, Any], found: Sequence[Entry]) -> Arena:
     """The arena with the entries of all papers."""
-    return Arena(**{k: specification[k] for k in ("name", *FIELDS) if k != "entries"}, entries=tuple(found))
+    given = {k: specification[k] for k in ("name", *FIELDS) if k != "entries"}
+    return Arena(**given, entries=tuple(found), matched=specification.get("matched", {}))
 
 
-def _entry(story: Story, setting: str, arm: str, scale: str, metric: str) -> Entry:
+def audit(arena: Arena) -> list[tuple[str, float, float, bool]]:
+    """Per matched quantity: its name, how far apart the entries are (largest over smallest, less one; nan where it was
+    not measured), the tolerance, and whether that is kept."""
+    out = []
+    for name, tolerance in arena.matched.items():
+        values = [e.costs.get(name, math.nan) for e in arena.entries if e.values]
+        known = bool(values) and all(math.isfinite(v) and v > 0 for v in values)
+        apart = max(values) / min(values) - 1 if known else math.nan
+        out.append((name, apart, tolerance, apart <= tolerance + 1e-9))
+    return out
+
+
+def _entry(story: Story, setting: str, arm: str, scale: str, metric: str, matched: Iterable[str]) -> Entry:
     found = [
         s
         for s in story.records
@@ -151,4 +177,8 @@ def _entry(story: Story, setting: str, arm: str, scale: str, metric: str) -> Ent
         title = story.paper.arm(arm).title
     except KeyError:
         title = arm
-    return Entry(story.paper.slug, story.paper.short, arm, title, values, origin, any(s.stale for s in own))
+    costs = {}
+    for name in matched:
+        counted = [s.record.profile.get(name, math.nan) for s in own]
+        costs[name] = sum(counted) / len(counted) if counted else math.nan
+    return Entry(story.paper.slug, story.paper.short, arm, title, values, origin, any(s.stale for s in own), costs)

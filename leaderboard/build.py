@@ -119,7 +119,9 @@ def build(
     met = [
         arenas.assemble(s, [e for b in built for e in b.entries[i]]) for i, s in enumerate(specifications)
     ]  # fmt: skip
-    pages.write("arenas.html", "arenas.html", arenas=[(a, arenas.rank(a)) for a in met])
+    pages.write(
+        "arenas.html", "arenas.html", arenas=[(a, arenas.rank(a), arenas.audit(a)) for a in met], costs=views.COSTS
+    )
     _write(out / "results.json", machine.as_json([b.json for b in built]))
     _write(out / "results.csv", machine.as_csv([b.csv for b in built]))
     _prune(out / PAGES, {name for b in built for name in b.written})

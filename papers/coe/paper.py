@@ -192,6 +192,20 @@ SETTINGS = tuple(
     for name, title, source, options, note in FAMILIES
     for residual, suffix in RESIDUALS
 )
+#: Not a setting of the claims: the task, budget and schedule that the methods of the arena share.
+MOE_LM = Setting(
+    "moe-lm",
+    "Arena moe-lm: six domains",
+    "domains",
+    "bundled",
+    {
+        "data": "domains", "residual": "prenorm", "steps": 500, "batch": 16, "sequence": 96, "schedule": "linear",
+        "weight_decay": 0.1, "experts": 32, "k": 8, "shared_experts": 0, "average_last": 1, "eval_batches": 16,
+        "evaluations": 10,
+    },
+    default=False,
+    note="Thirty-two narrow experts, eight passes through them a token, none shared, pre-norm residual.",
+)  # fmt: skip
 CONTROLS = ("lookup", "lookup-joint")
 WORDS = ("word-problems", "word-problems-prenorm")
 BYTES = ("stdlib", "stdlib-prenorm", "gsm8k", "gsm8k-prenorm")
@@ -462,7 +476,7 @@ PAPER = Paper(
     "unchanged routed expert compute.",
     config=Config,
     arms=ARMS,
-    settings=SETTINGS,
+    settings=(*SETTINGS, MOE_LM),
     claims=CLAIMS,
     presets={
         "smoke": Preset(

@@ -21,10 +21,13 @@ from repro.training.loop import Optimisation
 
 
 class StepDecay(Optimisation):
-    """The paper's schedule: warm-up, then constant, times 0.316 at 80 % of the steps and once more at 90 %."""
+    """With ``schedule="step"`` the paper's: warm-up, then constant, times 0.316 at 80 % of the steps and once more at
+    90 %."""
 
     def factor(self, step: int) -> float:
         """Multiplier of the learning rate at a step counted from 0."""
+        if self.schedule != "step":
+            return super().factor(step)
         ramp = max(1, round(self.warmup * self.steps))
         if step < ramp:
             return (step + 1) / ramp
@@ -82,6 +85,7 @@ def run(config: Config, context: Context) -> Outcome:
             config.lr,
             config.steps,
             config.warmup,
+            config.schedule,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             clip=config.clip,

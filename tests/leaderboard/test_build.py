@@ -314,6 +314,7 @@ budget = "1 M tokens"
 metric = "loss"
 lower_is_better = true
 scale = "laptop"
+matched = {train_tokens = 0.0, expert_passes = 0.05}
 entries = [
   {paper = "coe", setting = "composition", arm = "moe"},
   {paper = "coe", setting = "composition", arm = "coe"},
@@ -354,6 +355,21 @@ def test_an_arena_gets_its_page(tmp_path):
     text = (site / "arenas.html").read_text(encoding="utf-8")
     assert "Language &lt;b&gt;modelling" in text
     assert "shared" in text
+    assert "tokens: 0&#8239;% apart, 0&#8239;% allowed" in text
+    assert "not measured in every entry" in text or "expert passes: " in text
+
+
+def test_what_entries_are_matched_on_is_audited():
+    entries = tuple(
+        arenas.Entry("p", "P", arm, arm, {0: 1.0}, costs={"train_flops": flops, "train_tokens": 5.0})
+        for arm, flops in (("a", 100.0), ("b", 104.0))
+    )
+    matched = {"train_flops": 0.03, "train_tokens": 0.0, "params_active": 0.1}
+    arena = arenas.Arena("x", "x", "", "", "loss", True, "laptop", entries, matched)
+    (flops, tokens, active) = arenas.audit(arena)
+    assert flops[1:] == (pytest.approx(0.04), 0.03, False)
+    assert tokens == ("train_tokens", 0.0, 0.0, True)
+    assert not active[3]
 
 
 def test_a_malformed_arena_is_named(tmp_path):
