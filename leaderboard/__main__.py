@@ -17,9 +17,11 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, default=REFERENCE, metavar="DIR", help="committed records")
     parser.add_argument("--local", type=Path, default=default_local(), metavar="DIR", help="records of this machine")
     parser.add_argument("--no-local", action="store_true", help="reference records only")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table of results into this README too")
     arguments = parser.parse_args()
     problems: list[str] = []
-    page = build(arguments.reference, None if arguments.no_local else arguments.local, arguments.out, problems=problems)
+    local = None if arguments.no_local else arguments.local
+    page = build(arguments.reference, local, arguments.out, problems=problems, readme=arguments.readme)
     for problem in problems:
         print(f"skipped {problem}", file=sys.stderr)
     print(page)

@@ -74,6 +74,7 @@ def build(
     problems: list[str] | None = None,
     arena_folder: Path = arenas.FOLDER,
     bench_folder: Path | None = None,
+    readme: Path | None = None,
 ) -> Path:
     """Write the site to ``out`` and ``LEADERBOARD.md`` beside ``reference``; return the front page.
 
@@ -85,6 +86,7 @@ def build(
         problems: takes what could not be read, by name.
         arena_folder: where arenas are described.
         bench_folder: results of benchmarks; ``bench`` beside ``reference`` when None.
+        readme: a README whose table of results is written anew.
     """
     reference, out = Path(reference), Path(out)
     local = None if local is None else Path(local)
@@ -126,6 +128,8 @@ def build(
     _write(out / "results.csv", machine.as_csv([b.csv for b in built]))
     _prune(out / PAGES, {name for b in built for name in b.written})
     _write(reference.parent / "LEADERBOARD.md", markdown.leaderboard([b.section for b in built]))
+    if readme is not None:
+        _write(readme, markdown.into_readme(readme.read_text(encoding="utf-8"), [b.section for b in built]))
     _finish(bundling, out / "assets")
     return out / "index.html"
 

@@ -19,12 +19,13 @@ class Section:
     text: str
     verdicts: tuple[str, ...]
     claims: int
+    headline: tuple[str, ...] = ()
 
 
 def section(story: Story) -> Section:
     """The part of one paper, from its reference records."""
     verdicts = tuple(v for c in story.reference for v in c.verdicts.values())
-    return Section(_overview(story), "\n".join(_paper(story)), verdicts, len(story.reference))
+    return Section(_overview(story), "\n".join(_paper(story)), verdicts, len(story.reference), _headline(story))
 
 
 def leaderboard(sections: Sequence[Section]) -> str:
@@ -45,6 +46,44 @@ def leaderboard(sections: Sequence[Section]) -> str:
     for part in sections:
         lines += ["", part.text]
     return "\n".join(lines).rstrip() + "\n"
+
+
+#: What stands around the table of results in a README.
+OPEN, CLOSE = "<!-- results: written by python -m leaderboard --readme -->", "<!-- /results -->"
+
+
+def into_readme(text: str, sections: Sequence[Section]) -> str:
+    """A README with its table of results, between the two marks, written anew. Raises ValueError without marks."""
+    before, opened, rest = text.partition(OPEN)
+    _, closed, after = rest.partition(CLOSE)
+    if not (opened and closed):
+        raise ValueError(f"the README has no {OPEN} ... {CLOSE}")
+    table = _table(("paper", "its claims", "headline claim", "published", "ours"), [s.headline for s in sections])
+    return f"{before}{OPEN}\n\n{table}\n\n{CLOSE}{after}"
+
+
+def _headline(story: Story) -> tuple[str, ...]:
+    """A paper in a line: verdicts, and of the headline claim the figures by verdict."""
+    marks = ", ".join(
+        f"{c.claim.id} {'/'.join(report.verdict_text(v) for v in c.verdicts.values())}" for c in story.reference
+    )
+    head = next((c for c in story.reference if c.claim.headline), story.reference[0] if story.reference else None)
+    if head is None:
+        return (story.paper.short, marks, "", "", "")
+    rows = [r for r in head.rows if r.role == "primary" and r.verdict != "untested"]
+    said = "; ".join(
+        f"{report.ours(r.finding)} {report.GLYPHS[r.verdict]}{f' {r.setting_title}' if r.setting_title else ''}"
+        for r in rows
+    )
+    tripped = " Negative control tripped." if head.tripped else ""
+    link = f"[{story.paper.short}](papers/{story.paper.slug}/README.md)"
+    return (
+        link,
+        marks,
+        f"{head.claim.id}: {head.claim.statement}",
+        head.claim.published.text,
+        (said or "untested") + tripped,
+    )
 
 
 def _overview(story: Story) -> tuple[str, ...]:

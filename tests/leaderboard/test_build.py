@@ -16,11 +16,11 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import synthetic
 
-from leaderboard import arenas, machine
+from leaderboard import arenas, machine, markdown
 from leaderboard.build import CSP, build, pages, script_json
 from leaderboard.views import slug, typeset
-from repro.papers import load_paper
-from repro.records import Record, write_reference
+from repro.papers import ROOT, load_paper, slugs
+from repro.records import Record, load, write_reference
 from repro.report import story
 
 MEGABYTE = 1_000_000
@@ -303,6 +303,19 @@ def test_many_records_build_quickly(tmp_path, record_property):
     took = time.perf_counter() - began
     record_property("seconds_for_10k_records", round(took, 2))
     assert took < 60
+
+
+def test_the_table_of_results_in_the_readme_is_that_of_the_records():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    known = [load_paper(slug) for slug in slugs()]
+    folder = ROOT / "leaderboard" / "reference"
+    sections = [markdown.section(story(p, load(folder / p.slug).records)) for p in known]
+    assert markdown.into_readme(text, sections) == text, "run python -m leaderboard --no-local --readme README.md"
+
+
+def test_a_readme_without_marks_is_refused():
+    with pytest.raises(ValueError, match="the README has no"):
+        markdown.into_readme("# Title\n", [])
 
 
 # --- arenas --------------------------------------------------------------------------------------------------------
