@@ -36,6 +36,18 @@ ENTRIES = {
     "slimpajama": Entry("repro.data.hub", "slimpajama", seeded=False),
     "facts": Entry("repro.data.facts", "facts"),
     "facts-fresh": Entry("repro.data.facts", "facts_fresh"),
+    "two-hop": Entry("repro.data.multi_hop", "two_hop"),
+    "parallel-two-hop": Entry("repro.data.multi_hop", "parallel_two_hop"),
+    "three-hop": Entry("repro.data.multi_hop", "three_hop"),
+    "non-tree": Entry("repro.data.multi_hop", "non_tree"),
+    "stdlib-bpe": Entry("repro.data.stdlib_text", "stdlib_bpe", seeded=False),
+    "stdlib-prose": Entry("repro.data.stdlib_text", "stdlib_prose", seeded=False),
+    "c4": Entry("repro.data.c4", "c4", seeded=False),
+    "recall": Entry("repro.data.recall", "recall"),
+    "recall-stdlib": Entry("repro.data.recall", "recall_stdlib"),
+    "domains": Entry("repro.data.domains", "domains"),
+    "domains-mixed": Entry("repro.data.domains", "domains_mixed"),
+    "slimpajama-domains": Entry("repro.data.domains", "slimpajama_domains", seeded=False),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
