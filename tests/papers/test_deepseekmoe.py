@@ -181,6 +181,7 @@ def test_arms_are_those_of_the_paper():
     shapes = {a.name: tuple(layer_shape(arm(a.name))) for a in PAPER.arms}
     assert shapes == {
         "dense": (0, 0, 1, 128),
+        "dense-active": (0, 0, 2, 128),
         "hash": (8, 1, 0, 128),
         "switch": (8, 1, 0, 128),
         "gshard": (8, 2, 0, 128),
