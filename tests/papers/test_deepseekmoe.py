@@ -407,7 +407,7 @@ def test_dense_times_n_is_a_sum_of_ffns():
 
 
 def test_the_schedule_is_the_papers():
-    schedule = StepDecay(1e-3, 25000, 0.08)
+    schedule = StepDecay(1e-3, 25000, 0.08, "step")
     factors = [schedule.factor(s) for s in (0, 999, 1999, 2000, 19999, 20000, 22499, 22500, 24999)]
     expected = [1 / 2000, 0.5, 1, 1, 1, 0.316, 0.316, 0.316**2, 0.316**2]
     assert factors == pytest.approx(expected)
