@@ -73,9 +73,8 @@ class ZooModel:
     def describe(self) -> dict[str, Any]:
         """What a record keeps about the model it used: name, key, and held-out loss per part of its mixture, in nats
         (on marked answers where a part has any); flat, JSON."""
-        losses = {
-            f"model_loss {n}": round(v.get("answer_loss", v["loss"]), 4) for n, v in self.card["held_out"].items()
-        }
+        held_out = self.card["held_out"].items()
+        losses = {f"model_loss_{name}": round(found.get("answer_loss", found["loss"]), 4) for name, found in held_out}
         return {"model": self.card["name"], "model_key": self.card["key"], "model_seed": self.card["seed"], **losses}
 
     def profile(self) -> dict[str, float]:

@@ -65,7 +65,7 @@ def test_a_record_says_which_model_it_was(found):
     described = found.describe()
     assert described["model"] == "test"
     assert described["model_key"] == zoo_key(SPEC)
-    assert described["model_loss recall"] > 0
+    assert described["model_loss_recall"] > 0
     json.dumps(described)
 
 
