@@ -8,7 +8,7 @@ import math
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,12 +101,20 @@ def zoo_key(spec: ZooSpec, device: str = "cpu") -> str:
 
 
 def obtain(
-    spec: ZooSpec, *, device: str = "cpu", progress: Callable[[int, int, float | None], None] = lambda *_: None
+    spec: ZooSpec,
+    *,
+    device: str = "cpu",
+    progress: Callable[[int, int, float | None], None] = lambda *_: None,
+    meanwhile: Sequence[ZooSpec] = (),
 ) -> ZooModel:
     """The model of a specification: from the cache folder, or built now and put there.
 
     Of several processes that ask for one model at the same time one builds and the others wait. What is built appears
-    whole or not at all. ``progress`` as in `repro.runner.outcome.Context`.
+    whole or not at all.
+
+    Args:
+        progress: as in `repro.runner.outcome.Context`.
+        meanwhile: models that will be wanted later: a process that has to wait builds one of these instead of idling.
 
     Raises:
         ZooError: when the model does not reach its floor; nothing is kept then.
@@ -114,29 +122,44 @@ def obtain(
     """
     from filelock import FileLock, Timeout
 
-    key = zoo_key(spec, device)
-    place = cache_dir() / "zoo" / f"{spec.name}-{key}"
+    place = cache_dir() / "zoo" / f"{spec.name}-{zoo_key(spec, device)}"
     if (card := _read(place)) is not None:
         return ZooModel(place, card, False)
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place.parent / f".{place.name}.lock")
+    later = list(meanwhile)
     while True:
         try:
             lock.acquire(timeout=PATIENCE)
             break
         except Timeout:
             progress(0, spec.steps, None)
-    with contextlib.ExitStack() as stack:
-        stack.callback(lock.release)
-        if (card := _read(place)) is not None:
-            return ZooModel(place, card, False)
-        work = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=place.parent))
-        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        if later:
+            other = later.pop(0)
+            there = cache_dir() / "zoo" / f"{other.name}-{zoo_key(other, device)}"
+            with contextlib.suppress(Timeout, ZooError), FileLock(there.parent / f".{there.name}.lock", timeout=0):
+                _make(other, there, device, progress)
+    try:
+        return _make(spec, place, device, progress)
+    finally:
+        lock.release()
+
+
+def _make(
+    spec: ZooSpec, place: Path, device: str, progress: Callable[[int, int, float | None], None]
+) -> ZooModel:  # fmt: skip
+    """What is at ``place``, or what is built there now; for the holder of its lock."""
+    if (card := _read(place)) is not None:
+        return ZooModel(place, card, False)
+    work = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=place.parent))
+    try:
         with no_bars():
-            card = _build(spec, key, device, work, progress)
+            card = _build(spec, zoo_key(spec, device), device, work, progress)
         shutil.rmtree(place, ignore_errors=True)  # what is there has no card, hence is no model
         work.rename(place)
-        return ZooModel(place, card, True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return ZooModel(place, card, True)
 
 
 def data_of(spec: ZooSpec) -> tuple[LanguageData, list[LanguageData]]:

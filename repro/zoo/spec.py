@@ -49,12 +49,12 @@ class ZooSpec:
     sequence: int = 128
     batch: int = 8
     steps: int = 1000
-    lr: float = 2e-3
+    lr: float = 6e-3
     warmup: float = 0.05
     schedule: str = "cosine"
     weight_decay: float = 0.01
     clip: float = 1.0
-    init_std: float = 0.02
+    init_std: float = 0.1
     checkpoints: tuple[float, ...] = ()
     floor: Literal["unigram", "uniform"] = "unigram"
     eval_rows: int = 64
