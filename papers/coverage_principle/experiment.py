@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 
 from papers.coverage_principle.method import Coverage, Ints, Subset, cosine_gap, swapped
@@ -43,6 +43,7 @@ def draw(config: Config, seed: int, size: int = 0, rows: int = -1, task: str = "
     return multi_hop(
         task or config.data, size or config.size, config.rows if rows < 0 else rows, seed, seen=config.seen,
         last=config.last,  # type: ignore[arg-type]
+        spread=config.spread,
     )  # fmt: skip
 
 
@@ -225,6 +226,10 @@ def trained_model(config: Config, context: Context) -> Outcome:
         found = by_cutoff(cutoff, hit)
         metrics |= found.metrics
         metrics["uncovered_excess"] = excess(drawn, test[0][cutoff == 0], hit[cutoff == 0])
+        metrics["covered_excess"] = excess(drawn, test[0][cutoff > 0], hit[cutoff > 0])
+        shown = np.bincount(drawn.entries[0][drawn.train], minlength=drawn.size**2)[drawn.entries[0][test[0]]]
+        metrics["k_partial"] = partial_rank(hit, cutoff, shown)
+        metrics["k_sample"] = partial_rank(hit, cutoff)
         weights = shared_weights(config, context.seed)
         metrics["accuracy_matched"] = sum(w * found.accuracy.get(k, math.nan) for k, w in weights.items() if w)
         metrics["covered_by_chance"] = float(
@@ -286,6 +291,21 @@ def by_cutoff(cutoff: Ints, hit: Any) -> Buckets:
     if len(covered) > 1:
         gap = accuracy[covered[-1]] - accuracy[covered[0]]
     return Buckets(accuracy, inputs, {"k_spearman": rank, "bucket_gap": gap})
+
+
+def partial_rank(x: Any, y: Any, given: Any = None) -> float:
+    """Spearman's rank correlation of two measures over inputs; with ``given``, the part that this does not explain.
+
+    nan where a measure does not vary.
+    """
+    columns = [rankdata(v) for v in (x, y, given) if v is not None]
+    if min(float(np.ptp(c)) for c in columns) == 0:
+        return math.nan
+    r = np.corrcoef(columns)
+    if given is None:
+        return float(r[0, 1])
+    left = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
+    return float((r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt(left)) if left > 1e-12 else math.nan
 
 
 def shared_weights(config: Config, seed: int) -> dict[int, float]:

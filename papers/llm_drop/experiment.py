@@ -6,6 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from papers.llm_drop.method import (
     similarities,
     without,
 )
-from papers.llm_drop.paper import Config, dropped_counts
+from papers.llm_drop.paper import RECIPES, Config, dropped_counts
 from repro.data import recall as recall_data
 from repro.data import stdlib_text as text_data
 from repro.data.base import Batch, LanguageData, order_seed
@@ -127,7 +128,11 @@ def load(config: Config, context: Context) -> Subject:
     Raises MissingData when a hub model or its data cannot be had, ZooError when a model of the zoo did not learn.
     """
     if config.model == "zoo":
-        found = obtain(zoo_spec(config, context.seed), device=context.device, progress=context.progress)
+        others = [replace(config, recipe=name) for name in config.recipes.split() if name != config.recipe]
+        found = obtain(
+            zoo_spec(config, context.seed), device=context.device, progress=context.progress,
+            meanwhile=[zoo_spec(other, context.seed) for other in others],
+        )  # fmt: skip
         options: dict[str, Any] = {}
         if config.files:
             options = {"files" if config.data == "recall-stdlib" else "limit": config.files}
@@ -142,8 +147,10 @@ def load(config: Config, context: Context) -> Subject:
 
 def zoo_spec(config: Config, seed: int) -> Any:
     """The specification of the zoo's model; options that are 0 are the zoo's own."""
+    if config.recipe not in RECIPES:
+        raise ValueError(f"recipe is one of {', '.join(RECIPES)}, not {config.recipe!r}")
     names = ("layers", "hidden", "heads", "kv_heads", "width", "steps", "lr", "init_std")
-    changes: dict[str, Any] = {name: value for name in names if (value := getattr(config, name))}
+    changes = RECIPES[config.recipe] | {name: value for name in names if (value := getattr(config, name))}
     changes["sequence"] = config.sequence
     if config.floor != "unigram":
         changes["floor"] = config.floor
@@ -214,6 +221,7 @@ def ranking(config: Config, context: Context, subject: Subject, found: Similarit
     importance = {name: float(1 - getattr(found, name).mean()) for name in ("attention", "mlp", "block")}
     out = {f"{name}_importance": value for name, value in importance.items()}
     out["importance_gap"] = importance["mlp"] - importance["attention"]
+    out["importance_gap_median"] = float(found.attention.median() - found.mlp.median())
     out["depth_trend"] = correlation(found.attention, torch.arange(depth, dtype=torch.float64))
     again = similarities(model, calibration(config, data, config.calibration, context, draw=1))
     out["rank_resampled"] = correlation(found.attention, again.attention)
