@@ -201,7 +201,7 @@ MOE_LM = Setting(
     {
         "data": "domains", "residual": "prenorm", "steps": 500, "batch": 16, "sequence": 96, "schedule": "linear",
         "weight_decay": 0.1, "experts": 32, "k": 8, "shared_experts": 0, "average_last": 1, "eval_batches": 16,
-        "evaluations": 10,
+        "evaluations": 10, "lr": 8e-3, "lr_chain": 4e-3,
     },
     default=False,
     note="Thirty-two narrow experts, eight passes through them a token, none shared, pre-norm residual.",

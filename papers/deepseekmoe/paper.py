@@ -112,22 +112,30 @@ SETTINGS = (
         note="The same words, wordings and frequencies, with an object drawn anew for every sentence: there is nothing "
         "that special experts could hold, so a gain here is one of optimisation or scale and not of specialisation.",
     ),
-    Setting(
-        "moe-lm",
-        "Arena moe-lm: six domains",
-        "domains",
-        "bundled",
-        {
-            "data": "domains",
-            "steps": 500,
-            "batch": 16,
-            "sequence": 96,
-            "schedule": "linear",
-            "warmup": 0.1,
-            "average_last": 1,
-        },
-        default=False,
-        note="Not a setting of the claims: the task, budget and schedule that the methods of the arena share.",
+    *(
+        Setting(
+            name,
+            title,
+            "domains",
+            "bundled",
+            {
+                "data": "domains",
+                "steps": 500,
+                "batch": 16,
+                "sequence": 96,
+                "lr": lr,
+                "schedule": "linear",
+                "warmup": 0.1,
+                "average_last": 1,
+            },
+            default=False,
+            note="Not a setting of the claims: the task, budget and schedule that the methods of the arena share, at "
+            f"the best learning rate of {whose}.",
+        )
+        for name, title, lr, whose in (
+            ("moe-lm", "Arena moe-lm: six domains", 4e-3, "the mixtures"),
+            ("moe-lm-dense", "Arena moe-lm: six domains, dense", 8e-3, "the dense model"),
+        )
     ),
     Setting(
         "gsm8k",
