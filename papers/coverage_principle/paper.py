@@ -8,6 +8,7 @@ accuracy is reached.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from repro.claims import (
     Arm,
@@ -113,7 +114,7 @@ def task_setting(size: int, rows: int, note: str, default: bool = True, **option
 
 
 #: Where there is too little data for more width or steps to help.
-LITTLE = {"hidden": 64, "steps": 1000, "lr": 3e-3}
+LITTLE: dict[str, Any] = {"hidden": 64, "steps": 1000, "lr": 3e-3}
 
 
 SETTINGS = (

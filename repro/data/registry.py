@@ -10,22 +10,25 @@ from repro.data.errors import UnknownData
 
 if TYPE_CHECKING:
     from repro.data.base import LanguageData, TupleData
+    from repro.data.images import ImageData
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples.
+    """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples and
+    images.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples"] = "language"
+    kind: Literal["language", "tuples", "images"] = "language"
     seeded: bool = True
 
 
 ENTRIES = {
+    "glyphs": Entry("repro.data.glyphs", "glyphs", "images"),
     "composition": Entry("repro.data.tuples", "composition", "tuples"),
     "lookup": Entry("repro.data.tuples", "lookup", "tuples"),
     "lookup-joint": Entry("repro.data.tuples", "lookup_joint", "tuples"),
@@ -48,6 +51,9 @@ ENTRIES = {
     "domains": Entry("repro.data.domains", "domains"),
     "domains-mixed": Entry("repro.data.domains", "domains_mixed"),
     "slimpajama-domains": Entry("repro.data.domains", "slimpajama_domains", seeded=False),
+    "stdlib-cipher": Entry("repro.data.shifted", "stdlib_cipher"),
+    "stdlib-instructions": Entry("repro.data.instructions", "stdlib_instructions", seeded=False),
+    "alpaca-gpt4": Entry("repro.data.instructions", "alpaca_gpt4"),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
@@ -62,7 +68,7 @@ def module_of(name: str) -> str | None:
 def load(
     name: str, sequence: int = 128, *, seed: int = 0, limit: int | None = None, **options: Any
 ) -> LanguageData | TupleData:
-    """The data set ``name`` of either kind; tuples have no use for ``sequence`` and ``limit``.
+    """The data set ``name`` of tokens, language or tuples; tuples have no use for ``sequence`` and ``limit``.
 
     Raises UnknownData (a ValueError) for a name that is not in `DATA_SETS`, and what the two loaders raise.
     """
@@ -93,6 +99,13 @@ def load_tuples(name: str, *, seed: int = 0) -> TupleData:
     if not _of_kind(name, "tuples"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "tuples")])
     return _function(name)(seed)
+
+
+def load_images(name: str, *, seed: int = 0, **options: Any) -> ImageData:
+    """A classification task on images. ``seed`` is the seed of the task. Raises UnknownData for an unknown name."""
+    if not _of_kind(name, "images"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "images")])
+    return _function(name)(seed, **options)
 
 
 def _of_kind(name: str, kind: str) -> bool:
