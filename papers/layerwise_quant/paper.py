@@ -459,7 +459,10 @@ PAPER = Paper(
                 "floor": "uniform", "sequence": 64, "calibration_rows": 4, "eval_batches": 1, "draws": 2,
                 "recipes": "",
             },
-            arms={"text-fast": ("lim", "zd"), "text-gptq": ("lim", "random"), "text-eight": ("prune",)},
+            arms={
+                "text": ("lim", "zd", "random", "measured", "uniform", "prune", "dynamic-lim", "depth-4"),
+                "text-fast": ("lim-reversed",), "text-gptq": ("lim", "random-first"), "text-eight": ("prune",),
+            },
             seeds=1,
             time_limit=60,
         ),
