@@ -210,6 +210,14 @@ CLAIMS = (
                              "single-uniform", level)
                 for level in (99, 97)
             ),
+            Contrast(
+                "back-reversed", "negative control: share of the control loss that is back when the factor falls with "
+                "depth, minus one half", {"single-reversed": 1.0}, "recovered_kept", Superiority(), MAIN, offset=-50.0,
+                preconditions=(FORGETS,), role="control", unit=" % of the loss",
+                published=Published("none", "the paper as quoted by reviews has no reversed schedule"),
+            ),
+            more_control("direction", "growing with depth minus falling with depth", "single-lines",
+                         "single-reversed", 99),
             *(
                 more_control("reversed", "negative control: falling with depth minus all layers alike",
                              "single-reversed", "single-uniform", level, role="control")
