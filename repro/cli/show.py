@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from repro import report
 from repro.claims import Judgement
@@ -14,15 +15,21 @@ if TYPE_CHECKING:
 HEADERS = ("claim", "setting", "part", "published", "ours [95 % interval]", "seeds", "verdict")
 
 
+def _wrapped(rows: Iterable[Sequence[Any]], widths: Sequence[int]) -> list[list[str]]:
+    """Cells broken into lines; tabulate's own wrapping fails on a number with commas in it."""
+    return [
+        ["\n".join(textwrap.wrap(str(c), w)) if w else str(c) for c, w in zip(row, widths, strict=True)] for row in rows
+    ]
+
+
 def claims_table(judgements: Sequence[Judgement]) -> str:
     """What was tried, one line per part and setting, and under it the verdict of every claim."""
     from tabulate import tabulate
 
     details = tabulate(
-        report.finding_cells(judgements),
+        _wrapped(report.finding_cells(judgements), (0, 0, 28, 34, 34, 12, 0)),
         headers=HEADERS,
         disable_numparse=True,
-        maxcolwidths=[None, None, 28, 34, 34, 12, None],
     )
     verdicts = tabulate(
         [(j.claim.id, report.verdict_text(j.verdict), j.claim.statement) for j in judgements],
