@@ -5,42 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from repro.models.blocks import block_similarities, decoder_blocks, without_blocks
+from tests.tiny import FAMILIES, tiny_lm
 
-COMMON = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-SHAPE = {
-    **COMMON, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "max_position_embeddings": 64,
-}  # fmt: skip
-KINDS = {
-    "llama": SHAPE,
-    "mistral": SHAPE,
-    "qwen2": SHAPE,
-    "gpt2": {**COMMON, "n_embd": 16, "n_layer": 4, "n_head": 2, "n_positions": 64},
-    "gpt_neox": {**SHAPE, "num_key_value_heads": None},
-    "opt": {
-        **COMMON, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 4, "num_attention_heads": 2,
-        "word_embed_proj_dim": 16, "max_position_embeddings": 64,
-    },
-}  # fmt: skip
 IDS = torch.randint(3, 40, (3, 11), generator=torch.Generator().manual_seed(5))
 
 
-def made(kind: str):
-    torch.manual_seed(0)
-    options = {name: value for name, value in KINDS[kind].items() if value is not None}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **options)).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_blocks_are_found_and_similarities_are_those_of_the_hidden_states(kind):
-    model = made(kind)
+    model = tiny_lm(kind)
     assert len(decoder_blocks(model)) == 4
     with torch.no_grad():
         states = model(input_ids=IDS, output_hidden_states=True, use_cache=False).hidden_states
@@ -57,9 +31,9 @@ def test_blocks_are_found_and_similarities_are_those_of_the_hidden_states(kind):
     assert [len(block._forward_hooks) for block in decoder_blocks(model)] == hooks
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_a_block_that_is_skipped_passes_on_what_enters(kind):
-    model = made(kind)
+    model = tiny_lm(kind)
     with torch.no_grad():
         before = model(input_ids=IDS, use_cache=False).logits
         with without_blocks(model, [1, 2]):
@@ -72,7 +46,7 @@ def test_a_block_that_is_skipped_passes_on_what_enters(kind):
 
 
 def test_skipping_is_taking_out():
-    model, shorter = made("llama"), made("llama")
+    model, shorter = tiny_lm("llama"), tiny_lm("llama")
     del shorter.model.layers[2]
     shorter.config.num_hidden_layers = 3
     with torch.no_grad(), without_blocks(model, [2]):
@@ -85,6 +59,6 @@ def test_what_has_no_blocks_is_an_error():
     with pytest.raises(ValueError, match="no single list"):
         decoder_blocks(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="no calibration tokens"):
-        block_similarities(made("llama"), [])
-    with pytest.raises(ValueError, match="there are 4 blocks"), without_blocks(made("llama"), [4]):
+        block_similarities(tiny_lm("llama"), [])
+    with pytest.raises(ValueError, match="there are 4 blocks"), without_blocks(tiny_lm("llama"), [4]):
         pass

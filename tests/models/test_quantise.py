@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from repro.models.blocks import decoder_blocks
 from repro.models.quantise import (
@@ -31,25 +30,13 @@ from repro.models.quantise import (
     unpacked,
     weight_of,
 )
+from tests.tiny import tiny_lm
 
 IDS = torch.randint(3, 40, (4, 12), generator=torch.Generator().manual_seed(5))
 
 
 def made(kind: str = "llama"):
-    torch.manual_seed(0)
-    shape = {"vocab_size": 40, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    if kind == "gpt2":
-        shape |= {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 64}
-    else:
-        shape |= {
-            "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-        }  # fmt: skip
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model
+    return tiny_lm(kind, layers=3)
 
 
 @torch.no_grad()
@@ -215,7 +202,7 @@ def test_inputs_that_are_always_zero_are_rounded():
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "qwen2"])
 def test_gram_matrices_are_those_of_the_inputs(kind):
     if kind == "opt":
-        model = opt()
+        model = made("opt")
     else:
         model = made(kind)
     part = linears(decoder_blocks(model)[1])
@@ -229,15 +216,6 @@ def test_gram_matrices_are_those_of_the_inputs(kind):
         flat = x.reshape(-1, x.shape[-1])
         torch.testing.assert_close(found[name].float(), flat.T @ flat, atol=1e-4, rtol=1e-4)
         assert found[name].shape[0] == weight_of(part[name]).shape[1]
-
-
-def opt():
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "opt", vocab_size=40, hidden_size=16, ffn_dim=24, num_hidden_layers=3, num_attention_heads=2,
-        max_position_embeddings=64, word_embed_proj_dim=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from papers.layerwise_quant.method import (
     allocate,
@@ -34,28 +33,15 @@ from papers.layerwise_quant.method import (
 from papers.layerwise_quant.paper import PAPER, Config, moved_counts
 from repro.models.blocks import block_similarities, decoder_blocks
 from repro.models.quantise import Bank, QuantisedLinear, Quantiser, weight_of
+from tests.tiny import tiny_lm
 
 VOCAB = 50
-COMMON = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-LLAMA = {
-    **COMMON, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64,
-}  # fmt: skip
-KINDS = {
-    "llama": LLAMA,
-    "qwen2": LLAMA,
-    "gpt2": {**COMMON, "n_embd": 16, "n_layer": 6, "n_head": 4, "n_positions": 64},
-}
+KINDS = ("llama", "qwen2", "gpt2")
 IDS = torch.randint(3, VOCAB, (3, 11), generator=torch.Generator().manual_seed(5))
 
 
 def made(kind: str = "llama", seed: int = 0):
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **KINDS[kind])).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model
+    return tiny_lm(kind, layers=6, heads=4, vocab=VOCAB, seed=seed)
 
 
 @torch.no_grad()
