@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from papers.llm_drop.method import Dropped, blocks, degradation_ratio, drop
+from repro.profiling.architectures import ARCHITECTURES, on_meta
 
 #: Bytes of a value in 16 bits, and of a weight in 4 (the 70B models were quantised for the speed test).
 HALF, FOUR_BIT = 2, 0.5
@@ -14,38 +13,7 @@ HALF, FOUR_BIT = 2, 0.5
 PREFILL, GENERATED = 2048, 2048
 
 
-class Architecture(NamedTuple):
-    """Shape of a published model, from its released configuration."""
-
-    kind: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    width: int
-    vocab: int
-
-
-MODELS = {
-    "llama-2-7b": Architecture("llama", 32, 4096, 32, 32, 11008, 32000),
-    "llama-2-13b": Architecture("llama", 40, 5120, 40, 40, 13824, 32000),
-    "llama-2-70b": Architecture("llama", 80, 8192, 64, 8, 28672, 32000),
-    "llama-3-8b": Architecture("llama", 32, 4096, 32, 8, 14336, 128256),
-    "llama-3-70b": Architecture("llama", 80, 8192, 64, 8, 28672, 128256),
-    "mistral-7b": Architecture("mistral", 32, 4096, 32, 8, 14336, 32000),
-}
-
-
-def on_meta(shape: Architecture) -> Any:
-    """The model without storage: shapes only, so that any size fits."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(
-        shape.kind, num_hidden_layers=shape.layers, hidden_size=shape.hidden, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads, intermediate_size=shape.width, vocab_size=shape.vocab,
-    )  # fmt: skip
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+MODELS = ("llama-2-7b", "llama-2-13b", "llama-2-70b", "llama-3-8b", "llama-3-70b", "mistral-7b")
 
 
 def parameters(module: Any) -> int:
@@ -81,7 +49,8 @@ def accounting() -> dict[str, float]:
     """Every cost figure that the claims name, recomputed, and those that put them into proportion."""
     out: dict[str, float] = {}
     total = PREFILL + GENERATED
-    for name, shape in MODELS.items():
+    for name in MODELS:
+        shape = ARCHITECTURES[name]
         model = on_meta(shape)
         block = blocks(model)[0]
         out[f"params_{name}"] = params = parameters(model)
