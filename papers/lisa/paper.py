@@ -297,8 +297,8 @@ CLAIMS = (
         untested="Work space of kernels and the allocator are not counted. The published sizes agree with 16 bits "
         "throughout and fused attention, which is not what the notes say of the memory study; the ratio of LISA to "
         "LoRA is the same either way. The 70B pair needs four GPUs and a split of the model that is not stated. The "
-        "replication's batch, length and precision are not stated. Tolerances, and which figures decide, were set when the "
-        "figures of the accounting were known, so this is no blind test.",
+        "replication's batch, length and precision are not stated. Tolerances, and which figures decide, were set "
+        "when the figures of the accounting were known, so this is no blind test.",
     ),
     Claim(
         "C4",
