@@ -6,8 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
@@ -26,16 +25,13 @@ from papers.layerwise_quant.method import (
     zd,
 )
 from papers.layerwise_quant.paper import RECIPES, Config, moved_counts
-from repro.data import stdlib_text
-from repro.data.base import Batch, LanguageData, order_seed
-from repro.data.registry import load_language
+from repro.data.base import Batch
 from repro.evaluation.loss import held_out_loss
 from repro.models.blocks import decoder_blocks, without_blocks
 from repro.models.quantise import FULL, Bank, BlockBits, Quantiser
-from repro.profiling.counts import count_parameters
 from repro.runner import Context, Outcome
-from repro.zoo.build import ZooModel, obtain, unigram_loss
-from repro.zoo.llama import stdlib_llama
+from repro.zoo.build import unigram_loss
+from repro.zoo.subject import Subject, calibration, study
 
 #: Share of the loss with all blocks moved up to which a model counts as close to the original, percent.
 CLOSE = 20.0
@@ -47,24 +43,14 @@ SAVED = (10, 20, 30, 40)
 PHI = math.exp(-0.5) / math.sqrt(2 * math.pi)
 ABOVE = 0.5 * math.erfc(1 / math.sqrt(2))
 ZD_VARIANCE = ABOVE * (1 - ABOVE) - 1.5 * PHI**2
-assert stdlib_text.VOCAB == 1024  # the zoo's text is hashed with the run through its module
-
-
-class Subject(NamedTuple):
-    """The model under study with its data."""
-
-    model: Any
-    tokenizer: Any
-    data: LanguageData
-    zoo: ZooModel | None
 
 
 def run(config: Config, context: Context) -> Outcome:
     """Measure one arm on one model: the loss with 10, 20, ... percent of its blocks moved to the lower width."""
-    subject = load(config, context)
+    subject = study(config, context, RECIPES)
     model, data = subject.model, subject.data
     depth = len(decoder_blocks(model))
-    tokens = calibration(config, data, context)
+    tokens = calibration(data, config.calibration_rows, config.batch, context)
     batches = [b.to(context.device) for b in data.held_out_batches(config.eval_batches, config.batch)]
     widths = {config.high, config.low}
     if config.treat in ("uniform", "dynamic"):
@@ -72,8 +58,7 @@ def run(config: Config, context: Context) -> Outcome:
     quantiser = Quantiser(config.quantiser, config.group)  # type: ignore[arg-type]
     bank = Bank(model, widths, quantiser, tokens, at_once=4 if config.model != "zoo" else 0)
     bench = Bench(config, context, subject, bank, batches, tokens, depth)
-    described = data.describe() | (subject.zoo.describe() if subject.zoo else {"model": config.model})
-    outcome = Outcome(data=described, profile=profile(bench))
+    outcome = Outcome(data=subject.describe(), profile=profile(bench))
     full, high, low = (bench.loss([bits] * depth) for bits in (FULL, config.high, config.low))
     bench.base, bench.span = high, low - high
     outcome.metrics = {
@@ -165,49 +150,6 @@ class Bench:
             found = [at_random(self.depth, draw) for _ in range(draws)]
             return found if name == "random" else [[*(i for i in one if i), 0] for one in found]
         raise ValueError(f"order is lim, zd, sequential, measured, random or random-first, not {name!r}")
-
-
-# --- the model ------------------------------------------------------------------------------------------------
-
-
-def load(config: Config, context: Context) -> Subject:
-    """The model of a run: one of the zoo, pretrained under the run's seed, or a pretrained one by hub id or folder.
-
-    Raises MissingData when a hub model or its data cannot be had, ZooError when a model of the zoo did not learn.
-    """
-    if config.model == "zoo":
-        others = [replace(config, recipe=name) for name in config.recipes.split() if name != config.recipe]
-        found = obtain(
-            zoo_spec(config, context.seed), device=context.device, progress=context.progress,
-            meanwhile=[zoo_spec(other, context.seed) for other in others],
-        )  # fmt: skip
-        options: dict[str, Any] = {"limit": config.files} if config.files else {}
-        data = load_language(config.data, config.sequence, **options)
-        return Subject(found.model(device=context.device), found.tokenizer(), data, found)
-    from repro.zoo.hub import hub_model
-
-    model = hub_model(config.model, dtype=config.dtype, device=context.device)
-    data = load_language(config.data, config.sequence, tokenizer=config.model, limit=config.documents)
-    return Subject(model, data.tokenizer, data, None)
-
-
-def zoo_spec(config: Config, seed: int) -> Any:
-    """The specification of the zoo's model; options that are 0 are the recipe's or the zoo's own."""
-    if config.recipe not in RECIPES:
-        raise ValueError(f"recipe is one of {', '.join(RECIPES)}, not {config.recipe!r}")
-    names = ("layers", "hidden", "heads", "kv_heads", "width", "steps", "lr", "init_std")
-    changes = RECIPES[config.recipe] | {name: value for name in names if (value := getattr(config, name))}
-    changes["sequence"] = config.sequence
-    if config.floor != "unigram":
-        changes["floor"] = config.floor
-    return stdlib_llama(seed, files=config.files, **changes)
-
-
-def calibration(config: Config, data: LanguageData, context: Context, draw: int = 0) -> list[Tensor]:
-    """Calibration tokens, ``[rows, T]`` each: training rows drawn under the run's seed. ``draw``: another sample."""
-    generator = torch.Generator().manual_seed(order_seed(f"calibration {draw}", context.seed))
-    rows = torch.randperm(len(data.train), generator=generator)[: config.calibration_rows]
-    return [data.rows(part).inputs.to(context.device) for part in rows.split(config.batch)]
 
 
 # --- arms -----------------------------------------------------------------------------------------------------
@@ -324,7 +266,9 @@ def analysis(bench: Bench, outcome: Outcome) -> dict[str, float]:
     alone = bench.sensitivity()
     top = max(alone)
     lims, zds = lim(model, bench.tokens), zd(model)
-    again = lim(model, calibration(bench.config, bench.subject.data, bench.context, draw=1))
+    config = bench.config
+    other = calibration(bench.subject.data, config.calibration_rows, config.batch, bench.context, draw=1)
+    again = lim(model, other)
     places = reverse(by_lim(lims))
     chance = math.sqrt(ZD_VARIANCE / len(block_weights(decoder_blocks(model)[0])))
     for name, values in (("lim", lims.tolist()), ("zd", zds.tolist()), ("sensitivity", alone)):
@@ -375,11 +319,10 @@ def profile(bench: Bench) -> dict[str, float]:
     shared = {
         "eval_tokens": float(sum(b.tokens for b in bench.batches)),
         "calibration_tokens": float(sum(t.numel() for t in bench.tokens)),
-        "params_total": count_parameters(subject.model)["params_total"],
         "weight_bytes_high": float(bench.bank.nbytes([bench.config.high] * bench.depth)),
         "weight_bytes_low": float(bench.bank.nbytes([bench.config.low] * bench.depth)),
     }
-    return shared | ({"train_tokens": 0.0} if subject.zoo is None else subject.zoo.profile())
+    return subject.profile() | shared
 
 
 def by_percent(bench: Bench, damages: Mapping[int, float]) -> dict[str, dict[str, Any]]:

@@ -24,14 +24,13 @@ from repro.claims import (
     Setting,
     Superiority,
 )
+from repro.zoo.options import SMALLEST, ModelOptions
 
 
 @dataclass(frozen=True)
-class Config:
-    """Configuration of a run."""
+class Config(ModelOptions):
+    """Configuration of a run. ``data``: judged on its held-out text."""
 
-    data: str = "stdlib-bpe"  # judged on its held-out text
-    model: str = "zoo"  # zoo, a hub id, or a folder that save_pretrained wrote
     # the method
     order: str = "lim"  # lim | zd | random | random-first (the first block moves last) | sequential | measured
     backwards: bool = False  # the order from its other end
@@ -48,28 +47,15 @@ class Config:
     analyse: bool = False  # sensitivity of each block, what the scores know of it, bytes
     versus: bool = False  # the advantage over random orders, in the same run
     # measuring
-    sequence: int = 128
     batch: int = 8
     eval_batches: int = 8
     benchmarks: str = ""  # lm-eval tasks as name:shots
     benchmark_items: int = 0  # of each task; 0: all
     # the zoo's model
     recipe: str = "slow"  # slow | fast | slow-4 | slow-16
-    recipes: str = "slow fast slow-16 slow-4"  # what runs of a seed need: built by those that would wait
-    # 0: as the recipe has it
-    layers: int = 0
-    hidden: int = 0
-    heads: int = 0
-    kv_heads: int = 0
-    width: int = 0
-    steps: int = 0
-    lr: float = 0.0
-    init_std: float = 0.0
-    files: int = 0  # of the library that are read; 0: all
-    floor: str = "unigram"  # unigram | uniform
-    # a model from the hub
-    dtype: str = "float32"
-    documents: int = 2000
+    recipes: str = "slow fast slow-16 slow-4"
+    # from the hub
+    limit: int = 2000  # documents
 
 
 def moved_counts(depth: int, config: Config) -> dict[int, int]:
@@ -455,9 +441,7 @@ PAPER = Paper(
     presets={
         "smoke": Preset(
             {
-                "hidden": 16, "heads": 2, "kv_heads": 2, "width": 32, "steps": 60, "lr": 1e-2, "files": 40,
-                "floor": "uniform", "sequence": 64, "calibration_rows": 4, "eval_batches": 1, "draws": 2,
-                "recipes": "",
+                **SMALLEST, "calibration_rows": 4, "eval_batches": 1, "draws": 2, "recipes": "",
             },
             arms={
                 "text": ("lim", "zd", "random", "measured", "uniform", "prune", "dynamic-lim", "depth-4"),

@@ -12,29 +12,23 @@ from torch import Tensor, nn
 
 from papers.lisa.method import LISA, decoder_layers
 from papers.lisa.paper import Config, learning_rate
-from repro.data import load_language
-from repro.data import recall as recall_data
-from repro.data import stdlib_text as text_data
-from repro.data.base import LanguageData, order_seed
+from repro.data.base import order_seed
 from repro.runner import Context, Outcome
 from repro.training.finetune import Finetuned, Policy, finetune, linear_names, with_lora
 from repro.training.loop import Optimisation
-from repro.zoo import ZooModel, obtain, stdlib_llama
-
-# what the zoo's model was trained on: hashed with the run through these modules
-assert text_data.VOCAB == 1024
-assert recall_data.KEYS_PER_ROW > 1
+from repro.zoo.subject import study
 
 
 def run(config: Config, context: Context) -> Outcome:
     """Fine-tune one arm on one setting."""
-    model, data, zoo = load(config, context)
+    subject = study(config, context)
+    model: nn.Module = subject.model
     depth = len(decoder_layers(model))
     base = sum(p.nbytes for p in model.parameters())
     tuned, policy = treated(config, model, context)
     norms = Norms(tuned, config.norm_every if config.norms else 0)
     found = finetune(
-        tuned, data,
+        tuned, subject.data,
         Optimisation(
             learning_rate(config), config.steps, config.warmup, config.schedule, betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay, clip=config.clip,
@@ -43,11 +37,9 @@ def run(config: Config, context: Context) -> Outcome:
         watch=norms, dtype=config.autocast, exact=config.exact if config.exact >= 0 else None,
     )  # fmt: skip
     outcome = found.outcome
-    if zoo is not None:
-        outcome.data |= zoo.describe()
-        outcome.profile |= {f"base_{name}": value for name, value in zoo.profile().items()}
-    else:
-        outcome.data["model"] = config.model
+    outcome.data |= subject.describe()
+    if subject.zoo:
+        outcome.profile |= {f"base_{name}": value for name, value in subject.zoo.profile().items()}
     outcome.metrics |= costs(found, base)
     if isinstance(policy, LISA):
         outcome.metrics["never_trained"] = 100 * float((policy.visits == 0).double().mean())
@@ -56,31 +48,6 @@ def run(config: Config, context: Context) -> Outcome:
         more, outcome.tables["norms"] = norms.summary(depth)
         outcome.metrics |= more
     return outcome
-
-
-def load(config: Config, context: Context) -> tuple[nn.Module, LanguageData, ZooModel | None]:
-    """The pretrained model of a run, and what it is fine-tuned on.
-
-    Raises MissingData when a hub model or its data cannot be had, ZooError when a model of the zoo did not learn.
-    """
-    if config.model != "zoo":
-        from repro.zoo.hub import hub_model
-
-        model = hub_model(config.model, dtype=config.dtype, device=context.device)
-        options: dict[str, Any] = {"tokenizer": config.model, "limit": config.limit or None}
-        return model, load_language(config.data, config.sequence, **options), None
-    names = ("layers", "hidden", "heads", "kv_heads", "width")
-    changes: dict[str, Any] = {name: value for name in names if (value := getattr(config, name))}
-    for name in ("steps", "lr", "sequence"):
-        if value := getattr(config, f"base_{name}"):
-            changes[name] = value
-    if config.floor != "unigram":
-        changes["floor"] = config.floor
-    zoo = obtain(
-        stdlib_llama(context.seed, files=config.files, **changes), device=context.device, progress=context.progress
-    )
-    data = load_language(config.data, config.sequence, limit=config.files or None)
-    return zoo.model(device=context.device), data, zoo
 
 
 def treated(config: Config, model: nn.Module, context: Context) -> tuple[nn.Module, Policy | None]:

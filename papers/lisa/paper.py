@@ -21,14 +21,14 @@ from repro.claims import (
     Setting,
     Superiority,
 )
+from repro.zoo.options import SMALLEST, ModelOptions
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ModelOptions):
     """Configuration of a run."""
 
     data: str = "stdlib-cipher"
-    model: str = "zoo"  # zoo, a hub id, or a folder that save_pretrained wrote
     way: str = "lisa"  # full | lisa | lora
     # LISA
     gamma: int = 2
@@ -41,7 +41,6 @@ class Config:
     alpha: float = 0.0  # 0: twice the rank
     ends: str = "frozen"  # embedding and head: frozen | adapted | trained
     # training
-    sequence: int = 128
     batch: int = 8
     steps: int = 200
     lr: float = 0.0  # 0: that of `rates` for the data
@@ -59,20 +58,8 @@ class Config:
     exact: int = -1  # mark of the responses that are judged by exact match; -1: none
     norms: bool = False
     norm_every: int = 10
-    # the zoo's model; 0: as the zoo has it
-    layers: int = 0
-    hidden: int = 0
-    heads: int = 0
-    kv_heads: int = 0
-    width: int = 0
-    base_steps: int = 0
-    base_lr: float = 0.0
-    base_sequence: int = 0
-    files: int = 0  # of the library that are read; 0: all
-    floor: str = "unigram"  # unigram | uniform
-    # a model from the hub
+    # from the hub
     dtype: str = "bfloat16"
-    limit: int = 0  # training rows; 0: all
 
 
 def learning_rate(config: Config) -> float:
@@ -410,10 +397,8 @@ PAPER = Paper(
     presets={
         "smoke": Preset(
             {
-                "hidden": 16, "heads": 2, "kv_heads": 2, "width": 32, "base_steps": 60, "base_lr": 1e-2, "files": 40,
-                "floor": "uniform", "base_sequence": 64, "sequence": 64, "steps": 8, "period": 1,
-                "evaluations": 1,
-                "eval_batches": 1, "norms": True, "norm_every": 2,
+                **SMALLEST, "steps": 8, "period": 1, "evaluations": 1, "eval_batches": 1, "norms": True,
+                "norm_every": 2,
             },
             per_setting={"instructions": {"sequence": 64, "eval_batches": 4}},
             arms={"prose": LAPTOP_CONTROL, "instructions": LAPTOP_CONTROL},

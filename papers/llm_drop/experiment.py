@@ -6,8 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
@@ -26,46 +25,31 @@ from papers.llm_drop.method import (
     without,
 )
 from papers.llm_drop.paper import RECIPES, Config, dropped_counts
-from repro.data import recall as recall_data
-from repro.data import stdlib_text as text_data
-from repro.data.base import Batch, LanguageData, order_seed
-from repro.data.registry import load_language
+from repro.data.base import Batch, LanguageData
 from repro.evaluation.loss import held_out_loss
 from repro.profiling.counts import count_flops, count_parameters
 from repro.runner import Context, Outcome
-from repro.zoo.build import ZooModel, obtain, unigram_loss
-from repro.zoo.llama import stdlib_llama
+from repro.zoo.build import unigram_loss
+from repro.zoo.subject import Subject, calibration, study, text
 
-#: Calibration sets of the zoo's models, by what they are called in metrics; hashed with the run through these modules.
+#: Calibration sets of the zoo's models, by what they are called in metrics.
 CALIBRATIONS = {"text": "stdlib-bpe", "prose": "stdlib-prose", "recall": "recall-stdlib"}
-assert text_data.VOCAB == 1024
-assert recall_data.KEYS_PER_ROW > 1
-
-
-class Subject(NamedTuple):
-    """The model under study with its data."""
-
-    model: Any
-    tokenizer: Any
-    data: LanguageData
-    zoo: ZooModel | None
 
 
 def run(config: Config, context: Context) -> Outcome:
     """Measure one arm on one model: the loss after dropping 10, 20, ... percent of the blocks' number of sublayers."""
-    subject = load(config, context)
+    subject = study(config, context, RECIPES)
     model, data = subject.model, subject.data
     depth = len(blocks(model))
     counts = dropped_counts(depth, config)
     clock = time.perf_counter()
-    tokens = calibration(config, data, config.calibration, context)
+    tokens = drawn(config, data, config.calibration, context)
     found = similarities(model, tokens, runs=sorted({n for n in counts.values() if n}) if config.drop == "run" else ())
     batches = [b.to(context.device) for b in data.held_out_batches(config.eval_batches, config.batch)]
     answers = bool(batches[0].answers.any())
     intact = measure(model, batches)
     unigram = unigram_loss(data, batches, answers_only=answers)
-    described = data.describe() | (subject.zoo.describe() if subject.zoo else {"model": config.model})
-    outcome = Outcome(data=described, profile=profile(subject, batches, tokens))
+    outcome = Outcome(data=subject.describe(), profile=profile(subject, batches, tokens))
     outcome.metrics = {"loss": intact["loss"], "accuracy": intact["accuracy"], "gap": unigram - intact["loss"]}
     outcome.tables = {
         "similarity": {name: getattr(found, name).tolist() for name in ("attention", "mlp", "block")},
@@ -122,51 +106,10 @@ def run(config: Config, context: Context) -> Outcome:
 # --- the model ------------------------------------------------------------------------------------------------
 
 
-def load(config: Config, context: Context) -> Subject:
-    """The model of a run: one of the zoo, pretrained under the run's seed, or a pretrained one by hub id or folder.
-
-    Raises MissingData when a hub model or its data cannot be had, ZooError when a model of the zoo did not learn.
-    """
-    if config.model == "zoo":
-        others = [replace(config, recipe=name) for name in config.recipes.split() if name != config.recipe]
-        found = obtain(
-            zoo_spec(config, context.seed), device=context.device, progress=context.progress,
-            meanwhile=[zoo_spec(other, context.seed) for other in others],
-        )  # fmt: skip
-        options: dict[str, Any] = {}
-        if config.files:
-            options = {"files" if config.data == "recall-stdlib" else "limit": config.files}
-        data = load_language(config.data, config.sequence, **options)
-        return Subject(found.model(device=context.device), found.tokenizer(), data, found)
-    from repro.zoo.hub import hub_model
-
-    model = hub_model(config.model, dtype=config.dtype, device=context.device)
-    data = load_language(config.data, config.sequence, tokenizer=config.model, limit=config.documents)
-    return Subject(model, data.tokenizer, data, None)
-
-
-def zoo_spec(config: Config, seed: int) -> Any:
-    """The specification of the zoo's model; options that are 0 are the zoo's own."""
-    if config.recipe not in RECIPES:
-        raise ValueError(f"recipe is one of {', '.join(RECIPES)}, not {config.recipe!r}")
-    names = ("layers", "hidden", "heads", "kv_heads", "width", "steps", "lr", "init_std")
-    changes = RECIPES[config.recipe] | {name: value for name in names if (value := getattr(config, name))}
-    changes["sequence"] = config.sequence
-    if config.floor != "unigram":
-        changes["floor"] = config.floor
-    return stdlib_llama(seed, files=config.files, **changes)
-
-
-def calibration(config: Config, data: LanguageData, name: str, context: Context, draw: int = 0) -> list[Tensor]:
-    """Calibration tokens, ``[rows, T]`` each: training rows drawn under the run's seed. ``draw``: another sample."""
-    if name != data.name:
-        options: dict[str, Any] = {}
-        if config.files:
-            options = {"files" if name == "recall-stdlib" else "limit": config.files}
-        data = load_language(name, config.sequence, **options)
-    generator = torch.Generator().manual_seed(order_seed(f"calibration {draw}", context.seed))
-    rows = torch.randperm(len(data.train), generator=generator)[: config.calibration_rows]
-    return [data.rows(part).inputs.to(context.device) for part in rows.split(config.batch)]
+def drawn(config: Config, data: LanguageData, name: str, context: Context, draw: int = 0) -> list[Tensor]:
+    """Calibration tokens of a data set, ``[rows, T]`` each. ``draw``: another sample of the same seed."""
+    data = data if name == data.name else text(config, name)
+    return calibration(data, config.calibration_rows, config.batch, context, draw)
 
 
 def measure(model: Any, batches: list[Batch]) -> dict[str, float]:
@@ -223,7 +166,7 @@ def ranking(config: Config, context: Context, subject: Subject, found: Similarit
     out["importance_gap"] = importance["mlp"] - importance["attention"]
     out["importance_gap_median"] = float(found.attention.median() - found.mlp.median())
     out["depth_trend"] = correlation(found.attention, torch.arange(depth, dtype=torch.float64))
-    again = similarities(model, calibration(config, data, config.calibration, context, draw=1))
+    again = similarities(model, drawn(config, data, config.calibration, context, draw=1))
     out["rank_resampled"] = correlation(found.attention, again.attention)
     if config.published_drop:
         wanted = {int(index) for index in config.published_drop.split()}
@@ -231,12 +174,12 @@ def ranking(config: Config, context: Context, subject: Subject, found: Similarit
     if zoo is None:
         return out
     sets = {
-        name: similarities(model, calibration(config, data, data_set, context)).attention
+        name: similarities(model, drawn(config, data, data_set, context)).attention
         for name, data_set in CALIBRATIONS.items()
     }
     for name in ("prose", "recall"):
         out[f"rank_{name}"] = correlation(sets["text"], sets[name])
-    tokens = calibration(config, data, config.calibration, context)
+    tokens = drawn(config, data, config.calibration, context)
     for share in zoo.card["checkpoints"]:
         percent = round(100 * share)
         early = similarities(zoo.model(at=share, device=context.device), tokens)
@@ -323,9 +266,6 @@ def profile(subject: Subject, batches: list[Batch], tokens: list[Tensor]) -> dic
     shared = {
         "eval_tokens": float(sum(b.tokens for b in batches)),
         "calibration_tokens": float(sum(t.numel() for t in tokens)),
-        "params_total": count_parameters(subject.model)["params_total"],
     }
-    if subject.zoo is None:
-        return shared | {"train_tokens": 0.0}
-    held = subject.zoo.card["held_out"]
-    return subject.zoo.profile() | shared | {f"zoo_loss_{n}": v["loss"] for n, v in held.items()}
+    held = subject.zoo.card["held_out"] if subject.zoo else {}
+    return subject.profile() | shared | {f"zoo_loss_{n}": v["loss"] for n, v in held.items()}

@@ -25,14 +25,13 @@ from repro.claims import (
     Setting,
     Superiority,
 )
+from repro.zoo.options import SMALLEST, ModelOptions
 
 
 @dataclass(frozen=True)
-class Config:
-    """Configuration of a run."""
+class Config(ModelOptions):
+    """Configuration of a run. ``data``: judged on its held-out text."""
 
-    data: str = "stdlib-bpe"  # judged on its held-out text
-    model: str = "zoo"  # zoo, a hub id, or a folder that save_pretrained wrote
     # the method
     drop: str = "attention"  # attention | mlp | block | joint | run (consecutive blocks)
     order: str = "score"  # score | random | reversed | iterative
@@ -42,7 +41,6 @@ class Config:
     calibration: str = "stdlib-bpe"
     calibration_rows: int = 64
     # measuring
-    sequence: int = 128
     batch: int = 8
     eval_batches: int = 8
     analyse: bool = False  # rankings over calibration sets and checkpoints, savings, speed
@@ -52,21 +50,9 @@ class Config:
     published_drop: str = ""  # attentions that the authors dropped
     # the zoo's model
     recipe: str = "base"  # base | slow
-    recipes: str = "base slow"  # what runs of a seed need: built by those that would wait
-    # 0: as the recipe has it
-    layers: int = 0
-    hidden: int = 0
-    heads: int = 0
-    kv_heads: int = 0
-    width: int = 0
-    steps: int = 0
-    lr: float = 0.0
-    init_std: float = 0.0
-    files: int = 0  # of the library that are read; 0: all
-    floor: str = "unigram"  # unigram | uniform
-    # a model from the hub
-    dtype: str = "float32"
-    documents: int = 2000
+    recipes: str = "base slow"
+    # from the hub
+    limit: int = 2000  # documents
 
 
 def dropped_counts(depth: int, config: Config) -> dict[int, int]:
@@ -450,9 +436,7 @@ PAPER = Paper(
     presets={
         "smoke": Preset(
             {
-                "hidden": 16, "heads": 2, "kv_heads": 2, "width": 32, "steps": 60, "lr": 1e-2, "files": 40,
-                "floor": "uniform", "sequence": 64, "calibration_rows": 4, "eval_batches": 1, "draws": 3,
-                "speed_tokens": 4, "recipes": "base",
+                **SMALLEST, "calibration_rows": 4, "eval_batches": 1, "draws": 3, "speed_tokens": 4, "recipes": "base",
             },
             arms={"text-slow": ("attention",), "recall": ("mlp",)},
             seeds=1,

@@ -295,7 +295,7 @@ def test_a_model_and_text_of_the_hub_s_layout(tmp_path, monkeypatch, kind):
     folder = tmp_path / "model"
     made(kind).save_pretrained(folder)
     word_tokenizer(words).save_pretrained(folder)
-    options = {"sequence": 32, "calibration_rows": 4, "eval_batches": 2, "documents": 20, "group": 8, "draws": 1}
+    options = {"sequence": 32, "calibration_rows": 4, "eval_batches": 2, "limit": 20, "group": 8, "draws": 1}
     options |= {"model": str(folder), "dtype": "float32"}
     for arm in ("lim", "random", "prune", "dynamic-lim") if kind == "llama" else ("lim",):
         config = PAPER.resolve("mistral-7b", arm, "gpu", options)

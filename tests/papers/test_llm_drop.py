@@ -412,7 +412,7 @@ def test_a_model_and_text_of_the_hub_s_layout(tmp_path, monkeypatch):
     folder = tmp_path / "mistral"
     made("mistral").save_pretrained(folder)
     word_tokenizer(words).save_pretrained(folder)
-    options = {"sequence": 32, "calibration_rows": 4, "eval_batches": 2, "documents": 20, "speed_tokens": 2}
+    options = {"sequence": 32, "calibration_rows": 4, "eval_batches": 2, "limit": 20, "speed_tokens": 2}
     config = PAPER.resolve("mistral-7b", "attention", "gpu", {**options, "model": str(folder), "dtype": "float32"})
     outcome = run(Config(**config), Context(seed=0))
     # 6 blocks: 20 % is 1 of them, 50 % is 3
