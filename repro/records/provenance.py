@@ -195,11 +195,14 @@ def _cpu_name() -> str:
 
 @functools.lru_cache
 def commit() -> dict[str, Any]:
-    """Commit of the working tree and whether it had changes; empty outside a git checkout."""
+    """Commit of the working tree and whether it had changes; empty outside a git checkout.
+
+    Reference records that lie there are no changes: a run that writes some does not make the next one suspect.
+    """
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
         state = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!leaderboard/reference"],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
@@ -133,6 +134,25 @@ def test_the_environment_is_plain_and_names_no_person_or_place(tmp_path):
 def test_the_commit_is_short_or_absent():
     found = commit()
     assert not found or len(found["commit"]) == 12
+
+
+def test_records_are_no_changes_and_code_is(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr("repro.records.provenance.ROOT", tmp_path)
+    record, code = tmp_path / "leaderboard/reference/coe/laptop-text.jsonl", tmp_path / "repro/code.py"
+    for path in (record, code):
+        path.parent.mkdir(parents=True)
+        path.write_text("1")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    dirty = []
+    for path in (record, code):
+        path.write_text("2")
+        dirty.append(commit.__wrapped__()["dirty"])
+    assert dirty == [False, True]
 
 
 def test_names_that_claims_share_with_the_configuration_do_not_tie_them_to_it(tmp_path):
