@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape as escape_text
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ CSP = (
 )
 #: From about this many bytes of records on, papers are built in parallel.
 PARALLEL_FROM = 40_000_000
+#: From this many records of one paper on, their pages are written while the paper is judged.
+BESIDE_FROM = 10_000
 UNFINISHED_SHOWN = 200
 #: Claims with more secondary parts than this leave them to the matrix.
 SECONDARY_SENTENCES = 2
@@ -147,10 +149,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _map(one: Callable[[Paper], Built], papers: Sequence[Paper], roots: Sequence[Path | None]) -> list[Built]:
-    workers = min(
-        len(papers), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    if workers < 2 or "fork" not in multiprocessing.get_all_start_methods() or _weight(roots) < PARALLEL_FROM:
+    workers = min(len(papers), _processes())
+    if workers < 2 or _weight(roots) < PARALLEL_FROM:
         return [one(p) for p in papers]
     # Imported before the fork, so that the workers share it instead of importing it each.
     import scipy.stats  # noqa: F401
@@ -172,6 +172,36 @@ def _inherited(index: int) -> Built:
     assert _INHERITED is not None
     one, papers = _INHERITED
     return one(papers[index])
+
+
+def _processes() -> int:
+    """Processes that can work at the same time here; 1 where processes cannot be forked."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _beside(work: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    """Start work in a forked process; a function that waits for it and gives its result.
+
+    Raises RuntimeError there when the work failed: what it raised is on standard error.
+    """
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: there.send(work()))
+    process.start()
+    there.close()
+
+    def result() -> list[str]:
+        try:
+            return here.recv()
+        except EOFError:
+            raise RuntimeError("the process that writes pages of records failed") from None
+        finally:
+            here.close()
+            process.join()
+
+    return result
 
 
 def _weight(roots: Sequence[Path | None]) -> int:
@@ -197,11 +227,27 @@ def _build_paper(
     folder = views.slug(paper.slug)
     pages = _Pages(out, count)
     groups = views.groups(told)
-    links: dict[str, str] = {}
-    for group in groups:
-        _write_group(pages, paper, folder, group, {"reference": there, "local": here}[group.origin])
-        links.update({s.record.key: f"{folder}/{name}" for name, part in group.pages() for s in part})
+    links = {s.record.key: f"{folder}/{name}" for group in groups for name, part in group.pages() for s in part}
+
+    def write_groups() -> list[str]:
+        mine = _Pages(out, count)
+        for group in groups:
+            _write_group(mine, paper, folder, group, {"reference": there, "local": here}[group.origin])
+        return mine.written
+
+    if len(told.records) >= BESIDE_FROM and _processes() > 1:
+        wait = _beside(write_groups)
+        _write_paper(pages, told, folder, groups, links)
+        built = _summed_up(told, specifications, count, pages.written)
+        return replace(built, written=(*built.written, *wait()))
+    pages.written += write_groups()
     _write_paper(pages, told, folder, groups, links)
+    return _summed_up(told, specifications, count, pages.written)
+
+
+def _summed_up(
+    told: Story, specifications: Sequence[Mapping[str, Any]], count: Mapping[str, int], written: Sequence[str]
+) -> Built:
     return Built(
         views.summary(told),
         tuple(views.cost_lines(told)),
@@ -211,7 +257,7 @@ def _build_paper(
         tuple(tuple(arenas.entries(told, s)) for s in specifications),
         told.problems,
         count,
-        tuple(pages.written),
+        tuple(written),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html.parser
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -57,6 +58,25 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
         built.append({**contents(root / "site"), "LEADERBOARD.md": (root / "LEADERBOARD.md").read_bytes()})
     assert built[0].keys() == built[1].keys()
     assert [k for k in built[0] if built[0][k] != built[1][k]] == []
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes cannot be forked here")
+def test_pages_written_beside_the_judge_are_the_same_bytes(tmp_path, monkeypatch):
+    write_reference(synthetic.coe_records(settings=("composition",)), tmp_path / "reference")
+    built = []
+    for name, limit in (("alone", 10**9), ("beside", 1)):
+        monkeypatch.setattr("leaderboard.build.BESIDE_FROM", limit)
+        monkeypatch.setattr("leaderboard.build._processes", lambda: 2)
+        (tmp_path / name / "paper").mkdir(parents=True)
+        (tmp_path / name / "paper" / "gone.html").write_text("old")
+        build(tmp_path / "reference", None, tmp_path / name, papers=[load_paper("coe")])
+        built.append(contents(tmp_path / name))
+    assert built[0] == built[1]
+    assert not [name for name in built[1] if "gone" in name]
+
+    monkeypatch.setattr("leaderboard.build._write_group", lambda *_: 1 / 0)
+    with pytest.raises(RuntimeError, match="pages of records"):
+        build(tmp_path / "reference", None, tmp_path / "broken", papers=[load_paper("coe")])
 
 
 def test_a_second_process_with_another_hash_seed_gives_the_same_bytes(tmp_path):
