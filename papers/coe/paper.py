@@ -493,7 +493,7 @@ PAPER = Paper(
             settings=("composition", "word-problems-prenorm", "stdlib"),
             arms={"word-problems-prenorm": ("moe", "coe"), "stdlib": ("coe", "coe-frozen-gate")},
             seeds=1,
-            time_limit=60,
+            time_limit=300,
         ),
         # 1,200 steps: where chains of two lookups are learned. A plain run is kept to 20 to 30 minutes on two
         # cores; the committed records hold the other arms of the language settings too

@@ -426,7 +426,7 @@ PAPER = Paper(
             },
             settings=("coverage", "n16-450", "n16-700", "n16-1000", "n16-1500", "n16-uneven", "n16-grid"),
             seeds=1,
-            time_limit=60,
+            time_limit=300,
         ),
         "laptop": Preset(),
         "gpu": Preset(

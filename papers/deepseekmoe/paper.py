@@ -457,7 +457,7 @@ PAPER = Paper(
             settings=("facts", "stdlib", "facts-fresh"),
             arms={"stdlib": ("gshard", "finer")},
             seeds=1,
-            time_limit=60,
+            time_limit=300,
         ),
         # Facts are learned within these steps from this start, and not from the usual one. Learning rates are the best
         # of one grid for GShard and for DeepSeekMoE alike (tuning.jsonl).

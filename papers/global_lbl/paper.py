@@ -351,7 +351,7 @@ PAPER = Paper(
                 "eval_batches": 1,
             },
             seeds=1,
-            time_limit=60,
+            time_limit=300,
         ),
         # the other arms run when they are named: --arms late,micro-half,micro-eighth,bias-micro,bias-global
         "laptop": Preset(

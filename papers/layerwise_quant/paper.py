@@ -448,7 +448,7 @@ PAPER = Paper(
                 "text-fast": ("lim-reversed",), "text-gptq": ("lim", "random-first"), "text-eight": ("prune",),
             },
             seeds=1,
-            time_limit=60,
+            time_limit=300,
         ),
         "laptop": Preset(
             per_setting={"text-fast": {"draws": 4}, "text-gptq": {"draws": 4}},

@@ -388,7 +388,7 @@ PAPER = Paper(
             per_setting={"styles": {"tasks": 2}},
             arms={"styles": ("ta", "ta-lines", "single-lines")},
             seeds=1,
-            time_limit=60,
+            time_limit=300,
         ),
         "laptop": Preset(arms={"styles": STYLE_ARMS}, seeds=4, time_limit=900),
         "gpu": Preset(

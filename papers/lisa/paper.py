@@ -403,7 +403,7 @@ PAPER = Paper(
             per_setting={"instructions": {"sequence": 64, "eval_batches": 4}},
             arms={"prose": LAPTOP_CONTROL, "instructions": LAPTOP_CONTROL},
             seeds=1,
-            time_limit=60,
+            time_limit=300,
         ),
         "laptop": Preset(
             {"norms": True},

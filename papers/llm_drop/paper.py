@@ -440,7 +440,7 @@ PAPER = Paper(
             },
             arms={"text-slow": ("attention",), "recall": ("mlp",)},
             seeds=1,
-            time_limit=60,
+            time_limit=300,
         ),
         "laptop": Preset(arms={"text-slow": SLOW_ARMS, "recall": RECALL_ARMS}, seeds=3, time_limit=900),
         "gpu": Preset(

@@ -25,6 +25,8 @@ _OUTSIDE = (
     "repro.claims", "repro.cli", "repro.runner", "repro.records", "repro.report", "repro.api", "repro.papers",
     "repro.data.registry",
 )  # fmt: skip
+#: What of the tree decides a run.
+_CODE = ("repro", "papers", "pyproject.toml")
 #: A paper's facts: only what a run takes out of them (its configuration) counts, so that claims can be edited freely.
 _FACTS = re.compile(r"papers\.\w+\.paper\Z")
 
@@ -195,14 +197,14 @@ def _cpu_name() -> str:
 
 @functools.lru_cache
 def commit() -> dict[str, Any]:
-    """Commit of the working tree and whether it had changes; empty outside a git checkout.
+    """Commit of the working tree and whether its code had changes; empty outside a git checkout.
 
-    Reference records that lie there are no changes: a run that writes some does not make the next one suspect.
+    Records and tables that a run writes are no changes: they do not make the next one suspect.
     """
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
         state = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!leaderboard/reference"],
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", *_CODE],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -6,6 +6,7 @@ import ast
 import csv
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -248,21 +249,24 @@ def test_the_library_names_no_paper():
 
 
 @functools.lru_cache
-def smoked(slug: str) -> tuple[list[runner.Run], runner.Summary, runner.Summary]:
-    """The smoke runs of a paper, what they left, and what a second start found."""
+def smoked(slug: str) -> tuple[list[runner.Run], runner.Summary, runner.Summary, float]:
+    """The smoke runs of a paper, what they left, what a second start found, and the processor seconds of the first."""
     runs = runner.plan(load_paper(slug), "smoke")
     with tempfile.TemporaryDirectory() as folder:
+        before = os.times()
         first = runner.execute(runs, Store(folder), workers=2)
-        return runs, first, runner.execute(runs, Store(folder), workers=2)
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        return runs, first, runner.execute(runs, Store(folder), workers=2), spent
 
 
 @pytest.mark.slow
 @every_paper
-def test_smoke_runs_in_under_a_minute(slug):
-    runs, summary, again = smoked(slug)
+def test_smoke_runs_in_under_a_minute_of_two_cores(slug):
+    runs, summary, again, processor_s = smoked(slug)
     assert [(r.arm, r.error) for r in summary.failed] == []
     assert len(summary.records) == len(runs) > 0
-    assert summary.wall_s < 60
+    assert 1 < processor_s < 120  # not the clock on the wall: others may use the machine
     assert again.ran == 0
     assert [r.to_json() for r in again.records] == [r.to_json() for r in summary.records]
     paper = load_paper(slug)
@@ -279,7 +283,7 @@ def test_smoke_runs_in_under_a_minute(slug):
 def test_what_comparisons_read_is_measured(slug):
     """A metric or matched quantity that no run reports would make a verdict inconclusive or unfair for ever."""
     paper = load_paper(slug)
-    _, summary, _ = smoked(slug)
+    summary = smoked(slug)[1]
     by_arm = {r.arm: r for r in summary.records}
     settings = {s.name for s in paper.settings}
     for claim in paper.claims:

@@ -141,18 +141,20 @@ def test_records_are_no_changes_and_code_is(tmp_path, monkeypatch):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
 
     monkeypatch.setattr("repro.records.provenance.ROOT", tmp_path)
-    record, code = tmp_path / "leaderboard/reference/coe/laptop-text.jsonl", tmp_path / "repro/code.py"
-    for path in (record, code):
-        path.parent.mkdir(parents=True)
+    record, table, code = (
+        tmp_path / name for name in ("leaderboard/reference/coe/text.jsonl", "README.md", "repro/code.py")
+    )
+    for path in (record, table, code):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1")
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "first")
     dirty = []
-    for path in (record, code):
+    for path in (record, table, code):
         path.write_text("2")
         dirty.append(commit.__wrapped__()["dirty"])
-    assert dirty == [False, True]
+    assert dirty == [False, False, True]
 
 
 def test_names_that_claims_share_with_the_configuration_do_not_tie_them_to_it(tmp_path):
