@@ -55,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="A,B", help="only the settings on this data")
     run.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
     run.add_argument("--workers", type=int, metavar="N", help="processes at a time (default: as the cores allow)")
+    run.add_argument("--executor", default="local", metavar="EXECUTOR", help="local (default) or ray")
+    run.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster (default: one is started for the runs)")
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="for one run")
     run.add_argument(
         "--reference", action="store_true", help="afterwards write the finished records to leaderboard/reference"

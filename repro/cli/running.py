@@ -19,6 +19,7 @@ from repro.cli.listing import find_paper
 from repro.records import Record, load, standard, write_reference
 
 DEVICES = ("cpu", "cuda")
+EXECUTORS = ("local", "ray")
 REFERENCE = papers.ROOT / "leaderboard" / "reference"
 
 
@@ -58,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_means(arguments)
     names = papers.slugs() if "all" in arguments.papers else list(dict.fromkeys(arguments.papers))
     selections = [select(find_paper(name), arguments) for name in names]
-    require_device(arguments.device)
+    if arguments.address is None:
+        require_device(arguments.device)
 
     from repro import runner
 
@@ -76,7 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
         runs.extend(planned)
 
     store = runner.default_store()
-    summary = runner.execute(runs, store, workers=arguments.workers, progress=runner.Live())
+    try:
+        summary = runner.execute(
+            runs, store, workers=arguments.workers, progress=runner.Live(), executor=arguments.executor,
+            address=arguments.address,
+        )  # fmt: skip
+    except runner.NoCluster as error:
+        raise BadInput(str(error).partition("\n")[0]) from None
     for s in selections:
         report(s, store.load(s.paper.slug).records)
     _report_failures(summary.failed)
@@ -167,6 +175,9 @@ def check_means(arguments: argparse.Namespace) -> None:
         if value is not None and not value > 0:
             raise BadInput(f"--{flag.replace('_', '-')} must be above 0, not {value:g}")
     pick("device", arguments.device, DEVICES)
+    if getattr(arguments, "executor", "local") != "ray" and getattr(arguments, "address", None):
+        raise BadInput("--address is that of a Ray cluster; it needs --executor ray")
+    pick("executor", getattr(arguments, "executor", "local"), EXECUTORS)
 
 
 def require_device(device: str) -> None:

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from repro.records import Record, Store
 from repro.runner.outcome import Outcome
 from repro.runner.plan import Run
 from repro.runner.progress import Progress, Silent
 from repro.runner.worker import ONE_THREAD, carry_out, record_of, serve
+
+Executor = Literal["local", "ray"]
 
 
 @dataclass
@@ -51,12 +53,19 @@ def execute(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
+    executor: Executor = "local",
+    address: str | None = None,
 ) -> Summary:
     """Carry out what the store does not have yet, and return every record of the plan.
 
     A run that crashes, runs over its time or its memory leaves a record that says so, and the others go on. Ctrl-C
     stops the workers and returns what is finished, with ``interrupted`` set. ``workers=0`` runs in this process,
     without time or memory limits (for notebooks and debuggers).
+
+    ``executor="ray"`` hands the runs to the Ray cluster at ``address``, or to one that is started here for them;
+    ``workers`` is then the number of runs at a time, as many as the cluster has places when None.
+
+    Raises NoCluster when there is no Ray, or no cluster at the address.
     """
     clock = time.monotonic()
     show = progress or Silent()
@@ -65,10 +74,15 @@ def execute(
     summary = Summary(cached=len(found))
     done: dict[str, Record] = dict(found)
     count = min(workers if workers is not None else default_workers(runs[0].device if runs else "cpu"), len(todo))
+    carrying = _here(todo, store, show) if count == 0 else _Pool(count, store, show).carry_out(todo)
+    if executor == "ray" and todo:
+        from repro.runner.cluster import Cluster
+
+        carrying = Cluster(store, show, address, workers).carry_out(todo)
     with show:
         show.start(todo, len(found), count)
         try:
-            for record in _here(todo, store, show) if count == 0 else _Pool(count, store, show).carry_out(todo):
+            for record in carrying:
                 done[record.key] = record
                 summary.ran += 1
                 show.finished(record)
@@ -159,7 +173,7 @@ class _Pool:
             return None
         if time.monotonic() - worker.since > run.time_limit:
             return self._lost(worker, "timeout", f"stopped after its limit of {run.time_limit:g} s")
-        used = _resident(worker.process.pid)
+        used = resident(worker.process.pid)
         if used > run.memory_limit:
             text = f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory_limit / 2**30:.2f} GiB"
             return self._lost(worker, "memory", text)
@@ -184,7 +198,8 @@ class _Pool:
         worker.process.join(5)
 
 
-def _resident(pid: int | None) -> int:
+def resident(pid: int | None) -> int:
+    """Bytes of a process that are in memory; 0 where the system does not say."""
     try:
         with open(f"/proc/{pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
