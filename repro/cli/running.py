@@ -15,7 +15,7 @@ from repro import papers
 from repro.claims import SCALES, Judgement, Paper
 from repro.claims import judge as judge_claims
 from repro.cli.choices import BadInput, nearest, parse_overrides, pick, pick_all
-from repro.cli.listing import find_paper
+from repro.cli.listing import complain, find_paper
 from repro.records import Record, load, standard, write_reference
 
 DEVICES = ("cpu", "cuda")
@@ -57,8 +57,12 @@ def select(paper: Paper, arguments: argparse.Namespace) -> Selection:
 def run(arguments: argparse.Namespace) -> int:
     """Run the papers named, judge them and write the leaderboard page."""
     check_means(arguments)
-    names = papers.slugs() if "all" in arguments.papers else list(dict.fromkeys(arguments.papers))
-    selections = [select(find_paper(name), arguments) for name in names]
+    broken: list[papers.BrokenPaper] = []
+    if "all" in arguments.papers:
+        chosen, broken = papers.load_all()
+    else:
+        chosen = [find_paper(name) for name in dict.fromkeys(arguments.papers)]
+    selections = [select(paper, arguments) for paper in chosen]
     if arguments.address is None:
         require_device(arguments.device)
 
@@ -97,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     page = build_page(store.root)
     if page is not None:
         print(f"leaderboard: {_shown(page)}")
-    return 1 if summary.failed else 0
+    return complain(broken) or (1 if summary.failed else 0)
 
 
 def judge(arguments: argparse.Namespace) -> int:
