@@ -21,13 +21,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from repro.papers import ROOT
-from repro.records import BadRecord, Record, Store
+from repro.records import BadRecord, Record
 from repro.records.provenance import commit
 from repro.runner import remote
 from repro.runner.errors import NoCluster
 from repro.runner.outcome import Outcome
 from repro.runner.plan import Run
 from repro.runner.progress import Progress
+from repro.runner.reserve import Reservations
 from repro.runner.worker import ONE_THREAD, describe, record_of
 
 #: How often a run whose worker or node was lost is tried again.
@@ -64,7 +65,7 @@ class Cluster:
     """Runs on a Ray cluster.
 
     Args:
-        store: where records are put as they come.
+        reserved: the store where records are put as they come, and what of it is reserved.
         show: is told of beginnings and steps.
         address: of a running cluster (``auto``, ``host:port``, ``ray://host:port``); without one a cluster is started
             on this machine and ended with the runs.
@@ -77,19 +78,22 @@ class Cluster:
 
     def __init__(
         self,
-        store: Store,
+        reserved: Reservations,
         show: Progress,
         address: str | None = None,
         slots: int | None = None,
         environment: Mapping[str, str] | None = None,
     ):
-        self.store, self.show, self.address, self.slots = store, show, address, slots
+        self.reserved, self.show, self.address, self.slots = reserved, show, address, slots
+        self.store = reserved.store
         self.environment = {
             **ONE_THREAD,
             **{name: os.environ[name] for name in _INHERITED if name in os.environ},
             **(environment or {}),
         }
         self.flights: dict[Any, _Flight] = {}
+        #: runs whose worker was lost, with the number of the next attempt
+        self.again: deque[tuple[Run, int]] = deque()
 
     def carry_out(self, runs: Sequence[Run]) -> Iterator[Record]:
         """Yield the record of every run as it ends, in the order of ending."""
@@ -99,17 +103,20 @@ class Cluster:
                 raise NoCluster("the cluster has no accelerator, and --device cuda asks for one")
             self.board = _pinned(ray, remote.Board)
             self.shelf = _pinned(ray, remote.Shelf)
-            waiting = deque((run, 1) for run in runs)
-            while waiting or self.flights:
-                self._hand(ray, waiting)
+            waiting = deque(runs)
+            while waiting or self.again or self.flights:
+                yield from self._hand(ray, waiting)
+                if not self.flights:  # another runner has all that is left
+                    time.sleep(TICK)
+                    continue
                 ready, _ = ray.wait(list(self.flights), num_returns=1, timeout=TICK)
                 self._listen(ray)
                 if ready:  # all that are ready, not one a turn
                     ready, _ = ray.wait(list(self.flights), num_returns=len(self.flights), timeout=0)
                 for reference in ready:
-                    yield from self._land(ray, reference, waiting)
+                    yield from self._land(ray, reference)
                 for reference in self._overdue():
-                    yield from self._land(ray, reference, waiting)
+                    yield from self._land(ray, reference)
         finally:
             for reference in self.flights:
                 with contextlib.suppress(Exception):
@@ -138,14 +145,23 @@ class Cluster:
             raise NoCluster(f"no cluster at {self.address or 'this machine'}: {error}") from error
         return ray
 
-    def _hand(self, ray: Any, waiting: deque[tuple[Run, int]]) -> None:
+    def _hand(self, ray: Any, waiting: deque[Run]) -> Iterator[Record]:
         """Keep a few more runs handed out than there are places, so that no place waits for this process; and no more,
-        so that ten thousand runs cost no memory."""
-        places = self.slots or _places(ray, waiting[0][0].device if waiting else "cpu")
+        so that ten thousand runs cost no memory. Yields what another runner has carried out."""
+        places = self.slots or _places(ray, waiting[0].device if waiting else "cpu")
         room = _memory(ray)
         ahead = 0 if self.slots else max(2, places // 4)
-        while waiting and len(self.flights) < places + ahead:
-            run, attempt = waiting.popleft()
+        while (waiting or self.again) and len(self.flights) < places + ahead:
+            if self.again:
+                run, attempt = self.again.popleft()
+            else:
+                mine, record = self.reserved.next(waiting)
+                if record is not None:
+                    yield record
+                    continue
+                if mine is None:
+                    return
+                run, attempt = mine, 1
             task = ray.remote(remote.task).options(
                 num_cpus=1, num_gpus=1 if run.device.startswith("cuda") else 0, memory=min(run.memory_limit, room),
                 max_retries=0,
@@ -185,7 +201,7 @@ class Cluster:
             self.flights[reference].ended = ("timeout", f"stopped after its limit of {run.time_limit:g} s")
         return late
 
-    def _land(self, ray: Any, reference: Any, waiting: deque[tuple[Run, int]]) -> Iterator[Record]:
+    def _land(self, ray: Any, reference: Any) -> Iterator[Record]:
         """The record of a run that ended; none when it is tried again."""
         flight = self.flights.pop(reference)
         run = flight.run
@@ -203,12 +219,13 @@ class Cluster:
             if flight.ended is not None:
                 yield self._failed(flight, *flight.ended)
             elif flight.attempt <= RETRIES:
-                waiting.appendleft((run, flight.attempt + 1))
+                self.again.append((run, flight.attempt + 1))
             else:
                 reason = str(error).strip().partition("\n")[0]
                 yield self._failed(flight, "failed", f"its worker was lost {flight.attempt} times, last: {reason}")
         else:
             self.store.save(record)
+            self.reserved.release(run)
             yield record
 
     def _failed(self, flight: _Flight, status: str, message: str, traceback: str = "") -> Record:
@@ -216,6 +233,7 @@ class Cluster:
         wall = time.monotonic() - (flight.began or flight.handed)
         record = record_of(flight.run, status, Outcome(), error, flight.started, wall)
         self.store.save(record)
+        self.reserved.release(flight.run)
         return record
 
 

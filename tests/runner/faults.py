@@ -18,6 +18,11 @@ def slow(config, context):
     return fine(config, context)
 
 
+def bulky(config, context):
+    """A record of about 60 kB."""
+    return Outcome(metrics={"loss": 0.5}, tables={"numbers": [context.seed + i / 7 for i in range(5000)]})
+
+
 def raises(config, context):
     if context.seed == 1:
         raise RuntimeError("the reason <b>why</b>")

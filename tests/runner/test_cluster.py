@@ -19,6 +19,7 @@ from repro.records import Store
 from repro.runner import NoCluster, Silent, execute, plan
 from repro.runner.cluster import Cluster
 from repro.runner.remote import Board, Shelf, pack, shelved, unpack
+from repro.runner.reserve import Reservations
 from tests.conftest import ROOT
 from tests.runner.test_runner import PAPER, runs
 
@@ -49,7 +50,9 @@ def carry_out(tmp_path, address, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
 
     def carry(todo, **more):
-        cluster = Cluster(Store(tmp_path / "store"), Silent(), address, environment={"PYTHONPATH": str(ROOT)}, **more)
+        cluster = Cluster(
+            Reservations(Store(tmp_path / "store")), Silent(), address, environment={"PYTHONPATH": str(ROOT)}, **more
+        )
         return sorted(cluster.carry_out(todo), key=lambda r: r.seed)
 
     return carry
@@ -144,13 +147,13 @@ def test_a_board_forgets_the_oldest():
 
 def test_no_cluster_is_said():
     with pytest.raises(NoCluster, match="no cluster at"):
-        next(Cluster(Store("nowhere"), Silent(), "127.0.0.1:1").carry_out(runs("fine", 1)))
+        next(Cluster(Reservations(Store("nowhere")), Silent(), "127.0.0.1:1").carry_out(runs("fine", 1)))
 
 
 def test_a_node_goes_and_a_worker_is_killed(tmp_path):
     """What was on them is carried out elsewhere, and every run has one record."""
     with nodes(1, 1, 1) as (made, added):
-        cluster = Cluster(Store(tmp_path), Silent(), made.address, environment={"PYTHONPATH": str(ROOT)})
+        cluster = Cluster(Reservations(Store(tmp_path)), Silent(), made.address, environment={"PYTHONPATH": str(ROOT)})
         seen = []
         for record in cluster.carry_out(runs("slow", 12)):
             seen.append(record)
@@ -168,8 +171,9 @@ SCRIPT = """
     from repro.records import Store
     from repro.runner import Silent
     from repro.runner.cluster import Cluster
+    from repro.runner.reserve import Reservations
     from tests.runner.test_runner import runs
-    cluster = Cluster(Store(sys.argv[2]), Silent(), sys.argv[1], environment={"PYTHONPATH": sys.argv[3]})
+    cluster = Cluster(Reservations(Store(sys.argv[2])), Silent(), sys.argv[1], environment={"PYTHONPATH": sys.argv[3]})
     print("complete", sum(1 for _ in cluster.carry_out(runs("slow", int(sys.argv[4])))), flush=True)
 """
 
