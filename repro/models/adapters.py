@@ -109,8 +109,6 @@ class AdapterBank(nn.Module):
     The model's weights and the adapters' are frozen: what may be trained is what makes the gates.
     """
 
-    gates: Tensor | None
-
     def __init__(self, model: nn.Module, adapters: Sequence[Adapter]):
         super().__init__()
         if not adapters:
@@ -149,6 +147,16 @@ class AdapterBank(nn.Module):
         finally:
             self.gates = before
 
+    @property
+    def gates(self) -> Tensor | None:
+        return self._gates
+
+    @gates.setter
+    def gates(self, gates: Tensor | None) -> None:
+        self._gates = gates
+        # taken apart at once: taking out one layer at a time, each would fill a gradient of the size of all
+        self._parts = () if gates is None else gates.unbind(-2) if gates.dim() > 1 else (gates,)
+
     def one(self, index: int) -> Tensor:
         """Gates ``[adapters]`` of one adapter alone."""
         return F.one_hot(torch.tensor(index), len(self)).to(self.layers[0].A.device, torch.float32)  # type: ignore[arg-type]
@@ -163,17 +171,13 @@ class AdapterBank(nn.Module):
             hook.remove()
         self._hooks = []
 
-    def of_layer(self, gates: Tensor, layer: int) -> Tensor:
-        """The part of the gates that one layer reads: ``[..., layers or 1, adapters]`` to ``[..., adapters]``."""
-        return gates if gates.dim() == 1 else gates[..., layer if gates.shape[-2] > 1 else 0, :]
-
     def _hook(self, layer: int) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if self.gates is None:
+            if not self._parts:
                 return None
-            x, stacked = inputs[0], self.layers[layer]
-            gates = self.of_layer(self.gates, layer)
-            x = x.to(stacked.A.dtype)  # type: ignore[arg-type]
+            stacked = self.layers[layer]
+            gates = self._parts[layer if len(self._parts) > 1 else 0]
+            x = inputs[0].to(stacked.A.dtype)  # type: ignore[arg-type]
             if self.training and any(self.dropouts):
                 return output + naive(stacked, x, gates, self.dropouts).to(output.dtype)  # type: ignore[arg-type]
             return output + stacked(x, gates).to(output.dtype)
