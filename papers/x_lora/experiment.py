@@ -80,8 +80,8 @@ def load(config: Config, context: Context) -> AdapterBench:
 def spec_of(config: Config, seed: int) -> BenchSpec:
     """The generated bench."""
     return BenchSpec(
-        symbols=config.symbols, tilt=config.tilt, domains=config.domains, others=config.others, same=config.same, share=config.share,
-        sequence=config.sequence, piece=config.piece, layers=config.layers, hidden=config.hidden,
+        symbols=config.symbols, tilt=config.tilt, domains=config.domains, others=config.others, same=config.same,
+        share=config.share, sequence=config.sequence, piece=config.piece, layers=config.layers, hidden=config.hidden,
         width=config.hidden * 11 // 4, steps=config.base_steps, batch=config.base_batch, lr=config.base_lr,
         rank=config.rank, alpha=2.0 * config.rank, adapter_steps=config.adapter_steps, adapter_lr=config.adapter_lr,
         test=config.test, seed=seed,
@@ -230,9 +230,9 @@ def gate_statistics(config: Config, bench: AdapterBench, mixture: XLora) -> tupl
 def spread(gates: Tensor) -> dict[str, float]:
     """Of gates [tokens, modules, adapters] that sum to one:
 
-    ``gate_entropy``: entropy over log n, the mean of all tokens and modules; ``active_adapters``: exp of the entropy, the
-    mean; ``module_variance``: the part of the gates' variance that lies between modules of one token, percent, the rest
-    being between tokens; ``largest_share``: mean gate of the adapter that has most.
+    ``gate_entropy``: entropy over log n, mean of all tokens and modules; ``active_adapters``: mean exp of the entropy;
+    ``module_variance``: the part of the gates' variance that lies between modules of one token, percent, the rest being
+    between tokens; ``largest_share``: mean gate of the adapter that has most.
     """
     entropy = -(gates * gates.clamp(min=1e-12).log()).sum(-1)
     total = gates.flatten(0, 1).var(0, correction=0).sum()

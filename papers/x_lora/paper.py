@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +83,6 @@ ARMS = (
     Arm("single", "the best single adapter, in hindsight", "baseline", {"gate": "single"}),
     Arm("own", "each domain's own adapter, told which", "baseline", {"gate": "own"}),
     Arm("base", "the base model, no adapter", "baseline", {"gate": "base"}),
-    Arm("top-2", "X-LoRA, the two largest gates", "ablation", {"top_k": 2}),
 )  # fmt: skip
 
 FOLDERS = " ".join(f"adapter_{i}" for i in range(1, 10))
@@ -198,8 +196,8 @@ CLAIMS = (
                  role="secondary"),
             gain("shuffled", "negative control: uniform mixing minus gates from another token's hidden state, beyond "
                  f"{NUISANCE} nats", "uniform", "shuffled", "excess_settled", role="control", offset=-NUISANCE),
-            gain("one-source", "negative control, one source for all: a learned mixture that is the same for all tokens "
-                 f"minus X-LoRA, beyond {NUISANCE} nats", "constant", "x-lora", "excess_settled", CONTROL,
+            gain("one-source", "negative control, one source for all: one learned mixture for all tokens minus "
+                 f"X-LoRA, beyond {NUISANCE} nats", "constant", "x-lora", "excess_settled", CONTROL,
                  role="control", matched=HEADS, offset=-NUISANCE, conditions=()),
             gain("one-source-uniform", "one source for all: uniform mixing minus X-LoRA", "uniform", "x-lora",
                  "excess_settled", CONTROL, role="secondary", conditions=()),
@@ -221,6 +219,8 @@ CLAIMS = (
                  role="secondary"),
             gain("token", "spliced rows: gates per token minus gates per token and module", "token", "x-lora",
                  "excess_spliced", matched=TRAINED, role="secondary"),
+            gain("prefix", "spliced rows: gates from the mean over the tokens so far minus gates from the token",
+                 "prefix", "x-lora", "excess_spliced", matched=HEADS, role="secondary"),
             gain("sequence-token", "spliced rows: gates per row and module minus gates per token alone", "sequence",
                  "token", "excess_spliced", matched=TRAINED, role="secondary"),
             gain("own", "spliced rows: each piece's own adapter, told which, minus X-LoRA", "own", "x-lora",

@@ -129,7 +129,9 @@ LATER = ("same", "rank", "alpha", "adapter_steps", "adapter_batch", "adapter_lr"
 
 def sources_of(spec: BenchSpec) -> MarkovSources:
     """All sources, the domains first."""
-    return markov_sources(spec.domains + spec.others, spec.seed, symbols=spec.symbols, concentration=spec.concentration)
+    return markov_sources(
+        spec.domains + spec.others, spec.seed, symbols=spec.symbols, concentration=spec.concentration, tilt=spec.tilt
+    )
 
 
 def blank(spec: BenchSpec) -> Any:
