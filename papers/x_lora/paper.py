@@ -134,7 +134,7 @@ APART = Precondition(
     "the best single adapter is 0.1 nats worse than each domain's own", {"single": 1.0, "own": -1.0}, "excess_pure",
     -0.1,
 )  # fmt: skip
-#: Nats per token that a negative control may show: a tenth of what the preconditions ask for.
+#: Nats per token beyond which a negative control trips: a tenth of what the preconditions ask for.
 NUISANCE = 0.01
 
 
@@ -194,8 +194,9 @@ CLAIMS = (
                  "embedding", "x-lora", "excess_settled", matched=HEADS, role="secondary"),
             gain("spliced", "spliced rows: uniform mixing minus X-LoRA", "uniform", "x-lora", "excess_spliced",
                  role="secondary"),
-            gain("shuffled", "negative control: uniform mixing minus gates from another token's hidden state, beyond "
-                 f"{NUISANCE} nats", "uniform", "shuffled", "excess_settled", role="control", offset=-NUISANCE),
+            gain("shuffled", "negative control: one learned mixture for all tokens minus gates from another token's "
+                 f"hidden state, beyond {NUISANCE} nats", "constant", "shuffled", "excess_settled", role="control",
+                 matched=HEADS, offset=-NUISANCE),
             gain("one-source", "negative control, one source for all: one learned mixture for all tokens minus "
                  f"X-LoRA, beyond {NUISANCE} nats", "constant", "x-lora", "excess_settled", CONTROL,
                  role="control", matched=HEADS, offset=-NUISANCE, conditions=()),
@@ -248,10 +249,6 @@ CLAIMS = (
                      published=Published("0.0815 % of 7,241,732,096", DERIVED)),
             Computed("file-gemma", "megabytes of the head of Gemma: depth 2, size 2048, 4 adapters, 196 modules",
                      "head_mb_gemma-7b", 15.8, 0.005, " MB", published=Published("15.8 MB", PAGE)),
-            Computed("adapters", "nine adapters of rank 16 on q, k, v, o and gate: their parameters over the head's",
-                     "adapters_over_head_r16_zephyr-7b", 33.3, 0.01, "x", role="secondary",
-                     published=Published("33.3: no published figure, the rank is not known; ours, for proportion",
-                                         "this page", verified=False)),
         ),
         untested="Which five modules of a block are adapted, and the rank, are in none of the sources read; the head's "
         "size depends on neither.",
@@ -266,16 +263,14 @@ CLAIMS = (
                      {"x-lora": 1.0, "own": -2.05}, "forward_mflops_per_token", Equivalence(25.0), MAIN, "own",
                      matched=TOKENS),
             Computed("zephyr-16", "Zephyr-7B, nine adapters of rank 16 on q, k, v, o and gate, 512 tokens: FLOPs over "
-                     "those with one of them", "flops_ratio_r16_zephyr-7b", 2.05, 0.122, "x",
+                     "those with one of them", "flops_ratio_r16_zephyr-7b", 2.0, 0.1, "x",
                      published=Published("two passes", CODE, 2.0)),
-            Computed("zephyr-64", "the same with rank 64", "flops_ratio_r64_zephyr-7b", 2.05, 0.122, "x",
+            Computed("zephyr-64", "the same with rank 64", "flops_ratio_r64_zephyr-7b", 2.0, 0.1, "x",
                      role="secondary", published=Published("two passes", CODE, 2.0)),
-            Computed("prompt", "tokens computed for 256 generated after a prompt of 512, over a cached model's",
-                     "generation_ratio_512_256", 426.9, 0.001, "x", role="secondary",
-                     published=Published("use_cache must be off; no figure, ours by arithmetic", CODE,
-                                         verified=False)),
         ),
-        untested="Seconds are kept in the profile and decide nothing: other processes share the machine.",
+        untested="Seconds are kept in the profile and decide nothing: other processes share the machine. What "
+        "generation without a cache costs has no published figure; the accounting has it. Tolerances were set when the "
+        "figures of the accounting were known.",
     ),
     Claim(
         "C5",
