@@ -34,8 +34,8 @@ class Config:
     depth: int = 1
     size: int = 2048
     top_k: int = 0  # 0: all
-    batch: int = 32
-    steps: int = 200
+    batch: int = 16
+    steps: int = 150
     lr: float = 1e-2
     warmup: float = 0.05
     schedule: str = "cosine"
@@ -50,17 +50,17 @@ class Config:
     # the bench of Markov sources
     same: bool = False  # all adapters and rows of one domain
     symbols: int = 12
-    tilt: float = 1.0
+    tilt: float = 0.5
     domains: int = 4
-    others: int = 12
+    others: int = 8
     share: float = 0.1  # of pretraining's rows, from the domains
     layers: int = 4
     hidden: int = 64
-    base_steps: int = 1000
+    base_steps: int = 450
     base_batch: int = 32
     base_lr: float = 8e-3
     rank: int = 4
-    adapter_steps: int = 300
+    adapter_steps: int = 120
     adapter_lr: float = 2e-2
     # published models
     model: str = "HuggingFaceH4/zephyr-7b-beta"
