@@ -15,7 +15,7 @@ from torch import Tensor
 from papers.x_lora.method import Reads, XLora, last_hidden
 from papers.x_lora.paper import Config
 from repro.data.base import Batch, order_seed
-from repro.data.markov import DomainRows
+from repro.data.markov import DomainRows, joined
 from repro.evaluation.domain_losses import Excess, excess
 from repro.profiling.counts import count_flops, count_parameters
 from repro.runner import Context, Outcome
@@ -43,7 +43,7 @@ def run(config: Config, context: Context) -> Outcome:
     told = given(bench, mixture, owners(bench), "pure", config.eval_batch)
     outcome.metrics = {f"excess_{kind}": e.mean for kind, e in found.items()} | {
         "excess_settled": found["pure"].settled,
-        "loss": (found["pure"].mean + found["spliced"].mean) / 2,
+        "loss": sum(found[kind].mean for kind in kinds(config)) / len(kinds(config)),
         "worst_percent": max(
             100 * (a / b - 1) for a, b in zip(found["pure"].settled_domains, told.settled_domains, strict=True)
         ),
@@ -63,7 +63,7 @@ def run(config: Config, context: Context) -> Outcome:
 
 def load(config: Config, context: Context) -> AdapterBench:
     """The bench of a run: generated and trained under the run's seed, or published. Raises MissingData."""
-    rows = max(config.steps, 1) * config.batch
+    rows = 2 * max(config.steps, 1) * config.batch  # as many of each kind as there are in all
     if config.data == "markov":
         return adapter_bench(
             spec_of(config, context.seed), rows, device=context.device,
@@ -159,9 +159,11 @@ def owners(bench: AdapterBench) -> Callable[[DomainRows], Tensor]:
 
 def fit(config: Config, bench: AdapterBench, mixture: XLora, context: Context, outcome: Outcome) -> None:
     """Train the head, in place; curves and cost into the outcome."""
-    few = [rows.take(slice(None, None, max(1, len(rows.inputs) // 64))) for rows in bench.tests.values()]
+    judged = [bench.tests[kind] for kind in kinds(config)]
+    few = [rows.take(slice(None, None, max(1, len(rows.inputs) // 64))) for rows in judged]
+    rows = training_rows(config, bench)
     batches: list[Batch] = [
-        bench.mixed.take(slice(i, i + config.batch)).batch() for i in range(0, len(bench.mixed.inputs), config.batch)
+        rows.take(slice(i, i + config.batch)).batch() for i in range(0, len(rows.inputs), config.batch)
     ]
 
     def evaluate() -> dict[str, float]:
@@ -169,7 +171,7 @@ def fit(config: Config, bench: AdapterBench, mixture: XLora, context: Context, o
         return {"loss": sum(losses) / len(losses)}
 
     outcome.profile |= profile_training(
-        mixture, lambda b: batch_loss(mixture, b), batches[0], len(bench.mixed.inputs)
+        mixture, lambda b: batch_loss(mixture, b), batches[0], len(rows.inputs)
     )  # fmt: skip
     trained = train(
         mixture, batches, lambda b: batch_loss(mixture, b), evaluate,
@@ -178,6 +180,18 @@ def fit(config: Config, bench: AdapterBench, mixture: XLora, context: Context, o
     )  # fmt: skip
     outcome.curves, outcome.diverged = trained.curves(), trained.diverged
     outcome.profile["train_s"] = trained.train_s
+
+
+def kinds(config: Config) -> tuple[str, ...]:
+    """Kinds of rows that the head is trained on."""
+    return ("pure", "spliced") if config.spliced else ("pure",)
+
+
+def training_rows(config: Config, bench: AdapterBench) -> DomainRows:
+    """Pure rows, every so-manieth replaced by a spliced one, evenly spread."""
+    count = config.steps * config.batch
+    marks = (torch.arange(count + 1) * config.spliced).floor().long().diff()
+    return bench.mixed.take(2 * torch.arange(count) + marks)
 
 
 def logits(mixture: XLora, rows: DomainRows) -> Tensor:
@@ -214,8 +228,8 @@ def measured(config: Config, bench: AdapterBench, mixture: XLora, kind: str) -> 
 
 @torch.no_grad()
 def gate_statistics(config: Config, bench: AdapterBench, mixture: XLora) -> tuple[dict[str, float], list[float]]:
-    """How lambda is spread on spliced rows; and the mean lambda of the domain's own adapter, by module."""
-    rows = bench.tests["spliced"]
+    """How lambda is spread on pure and spliced rows; and the mean lambda of the domain's own adapter, by module."""
+    rows = joined(list(bench.tests.values()))
     found, owned = [], []
     for start in range(0, len(rows.inputs), config.eval_batch):
         part = rows.take(slice(start, start + config.eval_batch))
