@@ -36,7 +36,7 @@ def run(config: Config, context: Context) -> Outcome:
     outcome = Outcome(profile={"train_tokens": 0.0, "params_head": 0.0})
     if config.gate not in FIXED:
         outcome.profile["params_head"] = float(sum(p.numel() for p in mixture.head.parameters()))
-        if config.steps:
+        if config.trained:
             fit(config, bench, mixture, context, outcome)
     mixture.eval()
     found = {kind: measured(config, bench, mixture, kind) for kind in bench.tests}
@@ -63,7 +63,7 @@ def run(config: Config, context: Context) -> Outcome:
 
 def load(config: Config, context: Context) -> AdapterBench:
     """The bench of a run: generated and trained under the run's seed, or published. Raises MissingData."""
-    rows = 2 * max(config.steps, 1) * config.batch  # as many of each kind as there are in all
+    rows = 2 * config.steps * config.batch  # as many of each kind as there are in all
     if config.data == "markov":
         return adapter_bench(
             spec_of(config, context.seed), rows, device=context.device,

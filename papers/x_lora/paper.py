@@ -36,6 +36,7 @@ class Config:
     top_k: int = 0  # 0: all
     batch: int = 16
     steps: int = 150
+    trained: bool = True
     lr: float = 1e-2
     warmup: float = 0.05
     schedule: str = "cosine"
@@ -79,7 +80,7 @@ ARMS = (
     Arm("embedding", "gates from the token's input embedding", "ablation", {"gate": "embedding"}),
     Arm("constant", "a learned mixture, the same for all tokens", "baseline", {"gate": "constant"}),
     Arm("shuffled", "gates from another token's hidden state", "control", {"gate": "shuffled"}),
-    Arm("untrained", "X-LoRA before training", "control", {"steps": 0}),
+    Arm("untrained", "X-LoRA before training", "control", {"trained": False}),
     Arm("uniform", "all adapters with weight 1 / n", "baseline", {"gate": "uniform"}),
     Arm("single", "the best single adapter, in hindsight", "baseline", {"gate": "single"}),
     Arm("own", "each domain's own adapter, told which", "baseline", {"gate": "own"}),
@@ -295,6 +296,11 @@ CLAIMS = (
                   role="secondary"),
             gates("collapse", "half minus the mean gate of the adapter that has most", -1.0, "largest_share", 0.5,
                   role="secondary"),
+            Contrast("sharper", "entropy over log n before training minus after", {"untrained": 1.0, "x-lora": -1.0},
+                     "gate_entropy", Superiority(), MAIN, matched=TOKENS, role="secondary"),
+            Contrast("own", "mean gate of the domain's own adapter, after training minus before",
+                     {"x-lora": 1.0, "untrained": -1.0}, "own_share", Superiority(), MAIN, matched=TOKENS,
+                     role="secondary"),
             gates("untrained", "negative control: 0.95 minus the entropy over log n before training", -1.0,
                   "gate_entropy", 0.95, role="control", arm="untrained"),
         ),
