@@ -93,7 +93,7 @@ def spec_of(config: Config, seed: int) -> BenchSpec:
 
 def mixture_of(config: Config, bench: AdapterBench, context: Context) -> XLora:
     """X-LoRA, or what an ablation makes of it. Raises ValueError for an unknown gate."""
-    readers = {"token": last_hidden, "module": last_hidden, **dict.fromkeys(FIXED, last_hidden)}
+    readers: dict[str, Reads] = {"token": last_hidden, "module": last_hidden, **dict.fromkeys(FIXED, last_hidden)}
     readers |= {
         "sequence": sequence_mean, "prefix": prefix_mean, "constant": nothing, "embedding": embeddings(bench.model),
         "shuffled": shuffled(context.seed),
