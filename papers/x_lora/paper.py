@@ -37,7 +37,7 @@ class Config:
     batch: int = 16
     steps: int = 150
     trained: bool = True
-    lr: float = 1e-2
+    lr: float = 3e-2
     warmup: float = 0.05
     schedule: str = "cosine"
     clip: float = 1.0
@@ -72,13 +72,18 @@ class Config:
     limit: int = 0
 
 
+#: On published models every head has the setting's rate.
+HUB_RATE = {scale: {"lr": 1e-4} for scale in ("gpu", "published")}
 ARMS = (
     Arm("x-lora", "X-LoRA: gates per token and module", "method"),
-    Arm("token", "gates per token, the same for all modules", "ablation", {"gate": "token"}),
-    Arm("sequence", "gates per module, one set for a whole row", "baseline", {"gate": "sequence"}),
+    Arm("token", "gates per token, the same for all modules", "ablation",
+        {"gate": "token", "lr": 1e-2}, HUB_RATE),
+    Arm("sequence", "gates per module, one set for a whole row", "baseline",
+        {"gate": "sequence", "lr": 1e-2}, HUB_RATE),
     Arm("prefix", "gates from the mean over the tokens so far", "ablation", {"gate": "prefix"}),
     Arm("embedding", "gates from the token's input embedding", "ablation", {"gate": "embedding"}),
-    Arm("constant", "a learned mixture, the same for all tokens", "baseline", {"gate": "constant"}),
+    Arm("constant", "a learned mixture, the same for all tokens", "baseline",
+        {"gate": "constant", "lr": 1e-1}, HUB_RATE),
     Arm("shuffled", "gates from another token's hidden state", "control", {"gate": "shuffled"}),
     Arm("untrained", "X-LoRA before training", "control", {"trained": False}),
     Arm("uniform", "all adapters with weight 1 / n", "baseline", {"gate": "uniform"}),
