@@ -164,8 +164,7 @@ def adapter_bench(
     """The bench of a specification: base and adapters from the cache folder, or trained now.
 
     Args:
-        rows: training rows of `AdapterBench.mixed`. A larger number starts with the rows of a smaller one of equal
-            parity only if it is drawn alike, so arms that are compared ask for the same number.
+        rows: training rows of `AdapterBench.mixed`; another number gives other rows.
         progress: called with (models that are there, models).
         meanwhile: benches that will be wanted later; pretrained while there is nothing to do but wait.
     """
@@ -345,20 +344,26 @@ def published_bench(
 def text_rows(data: Sequence[LanguageData], domains: Tensor, seed: int, held_out: bool = False) -> DomainRows:
     """Rows of text, the target at [row, t] and the token before it from the data set ``domains[row, t]``.
 
-    A spliced row takes each of its pieces from the same place of a row of another data set.
+    A spliced row takes each of its pieces from the same place of a row of another data set. Behind the end of a text
+    nothing counts.
     """
     generator = torch.Generator().manual_seed(order_seed(f"text rows {held_out}", seed))
     rows, length = domains.shape
     inputs, targets = torch.zeros_like(domains), torch.full_like(domains, IGNORED)
+    read = torch.zeros_like(domains, dtype=torch.bool)
     for domain, text in enumerate(data):
         split = text.held_out if held_out else text.train
         taken = split.take(torch.randint(len(split), (rows,), generator=generator))
         missing = length - taken.inputs.shape[1]
         mine = domains == domain
+        # a place whose target is masked and all later ones too is behind the end of the text
+        inside = (F.pad(taken.targets, (0, missing), value=IGNORED) != IGNORED).flip(1).cummax(1).values.flip(1)
+        read = torch.where(mine, inside, read)
         inputs = torch.where(mine, F.pad(taken.inputs, (0, missing)), inputs)
         targets = torch.where(mine, F.pad(taken.targets, (0, missing), value=IGNORED), targets)
     changed = domains[:, 1:] != domains[:, :-1]
     # what follows is from another text than the target before it: that target must be what the row shows next
-    targets[:, :-1] = torch.where(changed & (targets[:, :-1] != IGNORED), inputs[:, 1:], targets[:, :-1])
+    told = torch.where(read[:, 1:], inputs[:, 1:], IGNORED)
+    targets[:, :-1] = torch.where(changed & (targets[:, :-1] != IGNORED), told, targets[:, :-1])
     targets[:, 0] = IGNORED
     return DomainRows(inputs, targets, domains.contiguous(), torch.zeros(domains.shape))
