@@ -120,7 +120,9 @@ def grown(head: nn.Linear | None, inputs: int, outputs: int, seed: int, purpose:
     new.bias.zero_()
     if head is not None:
         if head.in_features > inputs or head.out_features > outputs:
-            raise ValueError(f"a head of {head.out_features} x {head.in_features} does not shrink to {outputs}x{inputs}")
+            raise ValueError(
+                f"a head of {head.out_features} x {head.in_features} does not shrink to {outputs}x{inputs}"
+            )
         new.weight[: head.out_features, : head.in_features] = head.weight
         new.bias[: head.out_features] = head.bias
         new.to(head.weight.device)
