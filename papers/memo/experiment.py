@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

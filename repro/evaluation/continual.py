@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean
 
 
@@ -35,4 +36,4 @@ def area_under(curve: Mapping[float, float]) -> float:
     points = sorted(curve.items())
     if len(points) < 2:
         raise ValueError("an area needs two memory sizes")
-    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(points, points[1:], strict=False))
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))

@@ -1,7 +1,7 @@
 """Residual networks for small images (He et al., 2016, Section 4.2), cut into parts that can be shared or repeated.
 
-A network is the sequence of its parts: stem, stage 1, stage 2, stage 3 with global average pooling. Shortcuts are option
-A (strided identity, new channels zero), so that they have no parameters.
+A network is the sequence of its parts: stem, stage 1, stage 2, stage 3 with global average pooling. Shortcuts are
+option A (strided identity, new channels zero), so that they have no parameters.
 """
 
 from __future__ import annotations
