@@ -406,13 +406,15 @@ class Watch:
         self.maps.append(maps)
 
     def by_stage(self, net: ExpandableNet) -> dict[str, list[float]]:
-        """Per part: mean squared shift of a weight over a task, the same over the mean squared weight, norm of the
-        gradient and its root mean square, and CKA of the features after the first task with those after the last.
-        Shifts and gradients are means over all tasks but the first."""
+        """Per part: mean squared shift of a weight over a task, the sum over its weights, the mean over the mean squared
+        weight, norm of the gradient and its root mean square, and CKA of the features after the first task with those
+        after the last. Shifts and gradients are means over all tasks but the first."""
         counts = [sum(w.numel() for w in part) for part in self.weights]
         squared = torch.tensor([[float(n) for n in row] for row in self.norms]).T
+        shift = [fmean(s) for s in zip(*self.shifts[1:], strict=True)]
         return {
-            "shift": [fmean(s) for s in zip(*self.shifts[1:], strict=True)],
+            "shift": shift,
+            "total_shift": [s * n for s, n in zip(shift, counts, strict=True)],
             "relative_shift": [fmean(s) for s in zip(*self.relative[1:], strict=True)],
             "gradient": squared.sqrt().mean(1).tolist(),
             "gradient_rms": [float((row / n).sqrt().mean()) for row, n in zip(squared, counts, strict=True)],
@@ -426,6 +428,6 @@ def changes(by_stage: dict[str, list[float]]) -> dict[str, float]:
     first = 1 if len(by_stage["cka"]) > 2 else 0
     out = {
         f"{name}_log2": math.log2(by_stage[name][-1] / by_stage[name][first])
-        for name in ("shift", "relative_shift", "gradient", "gradient_rms")
+        for name in ("shift", "total_shift", "relative_shift", "gradient", "gradient_rms")
     }
     return out | {"cka_gap": by_stage["cka"][first] - by_stage["cka"][-1]}

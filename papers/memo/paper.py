@@ -51,7 +51,7 @@ class Config:
     predict: str = "head"  # head | mean: nearest mean of exemplars
     # memory
     nets: str = "8:4 8:6 8:8"  # depth:width of networks that expanding methods take, one for each budget
-    exemplars: int = 100  # of the base method, which defines the budgets
+    exemplars: int = 150  # of the base method, which defines the budgets
     memory: str = "aligned"  # aligned: what the networks leave of the budget | same: exemplars for all
     points: str = "all"  # all budgets | large: the last one
     fill: bool = True  # exemplars that classes do not divide go to the first classes
@@ -295,8 +295,10 @@ CLAIMS = (
                    "replay", "cka_gap", 0.1, unit=""),
             change("gradient", "norm of the gradient, last stage over first", "replay", "gradient_log2", 0.0,
                    role="secondary"),
-            change("gradient-rms", "the same for each weight: the last stage has sixteen times as many", "replay",
+            change("gradient-rms", "the same for each weight: the last stage has twelve times as many", "replay",
                    "gradient_rms_log2", 0.0, role="secondary"),
+            change("total", "shift summed over the weights, of which the last stage has twelve times as many, beyond "
+                   "twofold", "replay", "total_shift_log2", 1.0, role="secondary"),
             change("relative", "shift over the mean squared weight, beyond twofold", "replay", "relative_shift_log2",
                    1.0, role="secondary"),
             change("shift-der", "shift of a new backbone of DER from the one before, beyond twofold", "der",
@@ -348,7 +350,8 @@ METRICS = {
     "new_accuracy": "accuracy on the classes of a task once it is learned, mean over tasks, largest memory, percent",
     "parameters": "parameters saved after the last task, without heads, largest memory",
     "shift_log2": "mean squared shift of a weight over a task, last stage over first, log2",
-    "relative_shift_log2": "the same over the mean squared weight, log2",
+    "total_shift_log2": "the same summed over weights, log2",
+    "relative_shift_log2": "mean squared shift over the mean squared weight, log2",
     "gradient_log2": "norm of the gradient, last stage over first, log2",
     "gradient_rms_log2": "root mean square of the gradient, last stage over first, log2",
     "cka_gap": "CKA of the features after the first and the last task, first stage minus last",
