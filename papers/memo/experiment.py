@@ -406,9 +406,9 @@ class Watch:
         self.maps.append(maps)
 
     def by_stage(self, net: ExpandableNet) -> dict[str, list[float]]:
-        """Per part: mean squared shift of a weight over a task, the sum over its weights, the mean over the mean squared
-        weight, norm of the gradient and its root mean square, and CKA of the features after the first task with those
-        after the last. Shifts and gradients are means over all tasks but the first."""
+        """Per part: mean squared shift of a weight over a task, its sum over the weights, the mean over the mean
+        squared weight, norm of the gradient and its root mean square, and CKA of the features after the first task with
+        those after the last. Shifts and gradients are means over all tasks but the first."""
         counts = [sum(w.numel() for w in part) for part in self.weights]
         squared = torch.tensor([[float(n) for n in row] for row in self.norms]).T
         shift = [fmean(s) for s in zip(*self.shifts[1:], strict=True)]
