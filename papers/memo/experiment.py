@@ -59,8 +59,8 @@ def run(config: Config, context: Context) -> Outcome:
         outcome.metrics["gain_of_memory"] = averages["large"] - averages["small"]
         low, high = plans[0].budget, plans[-1].budget
         for name in ("average", "last"):
-            curve = {plan.budget: outcome.metrics[f"{name}_{plan.name}"] for plan in plans}
-            outcome.metrics[f"auc_{name}"] = area_under(dict(curve)) / (high - low)
+            curve = {float(plan.budget): outcome.metrics[f"{name}_{plan.name}"] for plan in plans}
+            outcome.metrics[f"auc_{name}"] = area_under(curve) / (high - low)
             outcome.curves[f"{name}_by_memory"] = {
                 "x": [budget / 2**20 for budget in curve], "y": list(curve.values()), "of": "memory, MiB"
             }  # fmt: skip
@@ -246,7 +246,7 @@ def learn(
         out.diverged |= not math.isfinite(losses[-1])
         if out.diverged:
             return unfinished(out, stream)
-        net.end_task(config.align)
+        net.end_task(config.align, config.enlarge)
         if watch:
             watch.after(net, images_of(stream.data.test, context.device))
         rows = stream.rows[task]

@@ -138,9 +138,12 @@ class ExpandableNet(nn.Module):
             self.auxiliary.to(self.head.weight.device)
         self.tasks += 1
 
-    def end_task(self, align: bool = True) -> float:
-        """Weight alignment of the new classes' rows; the factor, 1 where there is nothing to align."""
-        return align_rows(self.head, self.known) if align and 0 < self.known < self.classes else 1.0
+    def end_task(self, align: bool = True, enlarge: bool = True) -> float:
+        """Weight alignment of the new classes' rows; the factor, 1 where there is nothing to align. ``enlarge`` False
+        only ever shrinks them."""
+        if not align or not 0 < self.known < self.classes:
+            return 1.0
+        return align_rows(self.head, self.known, enlarge=enlarge)
 
     def train(self, mode: bool = True) -> ExpandableNet:
         """As torch's, but what is frozen stays in evaluation mode: batch norm must not move on."""

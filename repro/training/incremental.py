@@ -130,11 +130,17 @@ def grown(head: nn.Linear | None, inputs: int, outputs: int, seed: int, purpose:
 
 
 @torch.no_grad()
-def align_rows(head: nn.Linear, known: int) -> float:
+def align_rows(head: nn.Linear, known: int, *, enlarge: bool = True) -> float:
     """Weight alignment (Zhao et al., 2020, Eq. 8): scale the rows of classes ``known`` and later, in place, so that
-    their mean norm is that of the rows before. Returns the factor."""
+    their mean norm is that of the rows before. Returns the factor.
+
+    ``enlarge`` False: rows that are already smaller stay. The method was made for new classes whose rows are too large;
+    after short training they can be the smaller ones, and enlarging them would favour new classes still more.
+    """
     norms = head.weight.norm(dim=1)
     gamma = norms[:known].mean() / norms[known:].mean()
+    if not enlarge:
+        gamma = gamma.clamp(max=1.0)
     head.weight[known:] *= gamma
     return float(gamma)
 

@@ -42,6 +42,12 @@ def test_alignment_equals_the_mean_norms_and_keeps_the_order_of_new_classes():
     assert gamma < 1
     assert torch.equal(head(x)[:, 6:].argmax(1), before)
     assert torch.equal(head.weight[:6], old)
+    aligned = head.weight.detach().clone()
+    with torch.no_grad():
+        head.weight[6:] /= 2
+    assert align_rows(head, 6, enlarge=False) == 1
+    torch.testing.assert_close(head.weight[6:], aligned[6:] / 2)
+    assert align_rows(head, 6) == pytest.approx(2, rel=1e-5)
 
 
 def test_distillation_is_least_where_the_outputs_agree():
