@@ -72,11 +72,14 @@ class Config:
 
 LARGE: dict[str, Any] = {"points": "large"}
 SINGLE: dict[str, Any] = {"specialised": "none"}
+#: Best of one grid at laptop scale where it is not the default (tuning.jsonl); ablations learn at their method's rate.
+FAST: dict[str, dict[str, Any]] = {"laptop": {"lr": 0.2}}
 ARMS = (
-    Arm("replay", "replay, one backbone", "baseline", {**SINGLE, "align": False}),
-    Arm("icarl", "iCaRL, one backbone", "baseline", {**SINGLE, "align": False, "distil": "icarl", "predict": "mean"}),
+    Arm("replay", "replay, one backbone", "baseline", {**SINGLE, "align": False}, FAST),
+    Arm("icarl", "iCaRL, one backbone", "baseline", {**SINGLE, "align": False, "distil": "icarl", "predict": "mean"},
+        FAST),
     Arm("wa", "WA, one backbone", "baseline", {**SINGLE, "distil": "wa"}),
-    Arm("der", "DER, a backbone per task", "baseline", {"specialised": "all"}),
+    Arm("der", "DER, a backbone per task", "baseline", {"specialised": "all"}, FAST),
     Arm("memo", "MEMO, a last stage per task", "method"),
     Arm("memo-equal", "MEMO with DER's number of exemplars", "method", {**LARGE, "memory": "same"}),
     Arm("memo-frozen", "MEMO, generalised part frozen after the first task", "ablation",
