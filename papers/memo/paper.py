@@ -395,7 +395,7 @@ PAPER = Paper(
             seeds=1,
             time_limit=300,
         ),
-        "laptop": Preset(seeds=5, time_limit=900),
+        "laptop": Preset(seeds=4, time_limit=900),
         "gpu": Preset(
             {"exemplars": 2000, "nets": "conv2:64 20:16 32:16", "batch": 128, "first_epochs": 40, "epochs": 30},
             settings=("cifar100",),
