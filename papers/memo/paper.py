@@ -137,8 +137,8 @@ BUYS = Precondition(
 
 
 def same_memory(point: str) -> tuple[Match, ...]:
-    """Arms hold the same bytes, up to less than an exemplar a class."""
-    return (Match(f"memory_bytes_{point}", 0.01),)
+    """Arms hold the same bytes, up to an exemplar a class, which the released code's rounding can leave unused."""
+    return (Match(f"memory_bytes_{point}", 0.04),)
 
 
 def gain(
