@@ -1,4 +1,4 @@
-"""One command line: list, show, run, judge, tune, leaderboard, bench, doctor, new.
+"""One command line: list, show, run, judge, tune, leaderboard, records, bench, doctor, new.
 
 Exit codes: 0; 1 when a run failed; 2 for bad input, with one line that names the nearest valid choices; 130 after
 Ctrl-C. Nothing here imports torch before a run starts.
@@ -15,7 +15,7 @@ from typing import NoReturn
 from repro.claims import SCALES
 from repro.cli.choices import BadInput, nearest
 
-VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "bench", "doctor", "new")
+VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "records", "bench", "doctor", "new")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,6 +78,20 @@ def parser() -> argparse.ArgumentParser:
 
     board = verb("leaderboard", "Build the leaderboard page from reference and local records.")
     board.add_argument("--out", metavar="FOLDER", help="where the page goes (default: leaderboard/site)")
+
+    keeping = verb("records", "Check, merge and clear stores of records.")
+    action = keeping.add_subparsers(dest="action", metavar="ACTION", parser_class=_Parser, required=True)
+
+    def act(name: str, text: str) -> argparse.ArgumentParser:
+        return action.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    checking = act("verify", "Check that records are whole, sealed, and where they belong.")
+    checking.add_argument("folders", metavar="DIR", nargs="*", help="default: the local and the reference records")
+    merging = act("merge", "Bring the records of other stores into this one; conflicts are reported and left.")
+    merging.add_argument("folders", metavar="DIR", nargs="+", help="stores, or folders of reference files")
+    merging.add_argument("--into", metavar="DIR", help="instead of the local store")
+    clearing = act("gc", "List the local records that no current code can use; --delete removes them.")
+    clearing.add_argument("--delete", action="store_true", help="remove what is listed")
 
     timing = verb("bench", "Time the fast paths against transformers and plain references, and the harness.")
     timing.add_argument("--groups", metavar="A,B", help="layer, step, harness (default: all)")
@@ -153,6 +167,10 @@ def _dispatch(argv: list[str]) -> int:
         from repro.cli.new import new
 
         return new(arguments.slug, arguments.title)
+    if arguments.verb == "records":
+        from repro.cli import keeping
+
+        return keeping.run(arguments)
     from repro.cli import running
 
     return getattr(running, arguments.verb)(arguments)
