@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from papers.noprop.baselines import GatedChain, NeuralODE
 from papers.noprop.method import NoPropCT, NoPropDT, NoPropFM, normal
 from papers.noprop.model import Block, BlockShape, Embedding, Head
-from papers.noprop.paper import Config, by_data
+from papers.noprop.paper import Config, by_data, learning_rate
 from repro.data.base import order_seed
 from repro.data.images import ImageData, Images
 from repro.data.registry import load_images
@@ -37,26 +37,28 @@ SMALL: dict[str, Any] = {"convs": (16, 32), "pools": (True, True), "width": 64, 
 
 
 def run(config: Config, context: Context) -> Outcome:
-    """Train one arm on one setting and measure it."""
+    """Train one arm on one setting and measure it. Raises MissingData for real data that is not at hand."""
     data = load_images(config.data, seed=context.seed)
+    if config.train_images:
+        data = dataclasses.replace(data, train=Images(*(x[: config.train_images] for x in data.train)), fingerprint="")
     if config.labels == "random":
         data = with_random_labels(data, context.seed)
     learner, cost = ready(config, data, context)
     steps = length(config, data, context, cost)
+    optimisation = Optimisation(
+        learning_rate(config), steps, config.warmup, config.schedule, (0.9, 0.999), config.weight_decay, clip=0.0
+    )
     outcome = classify(
-        learner, data,
-        Optimisation(by_data(config.rates, config.data, config.lr), steps, config.warmup, config.schedule, (0.9, 0.999),
-                     config.weight_decay, clip=0.0),
-        context, batch=config.batch, cost=cost, evaluations=config.evaluations, draws=config.draws,
-        test_batch=config.test_batch,
+        learner, data, optimisation, context, batch=config.batch, cost=cost, evaluations=config.evaluations,
+        draws=config.draws, test_batch=config.test_batch,
     )  # fmt: skip
     outcome.metrics |= {
         "activation_bytes": outcome.profile["activation_bytes"],
         "training_bytes": outcome.profile["training_bytes"],
         "step_s": outcome.profile["train_s"] / steps,
     }
-    if config.learner == "dt" and not outcome.diverged:
-        found, outcome.tables = depth(learner.model, data, context, config)  # type: ignore[arg-type]
+    if isinstance(learner.model, NoPropDT) and not outcome.diverged:
+        found, outcome.tables = depth(learner.model, data, context, config.test_batch)
         outcome.metrics |= found
         outcome.metrics["depth_value"] = outcome.metrics["accuracy"] - found["first_block"]
         outcome.metrics["last_value"] = outcome.metrics["accuracy"] - found["last_block"]
@@ -83,17 +85,19 @@ def passes_of(config: Config, data: ImageData) -> int:
 def length(config: Config, data: ImageData, context: Context, cost: StepCost) -> int:
     """Steps of a training.
 
-    ``blocks``: an epoch of Algorithm 1, a pass over the data for every block; ``epochs``: one pass; ``flops`` and
-    ``time``: as much as Algorithm 1 takes in all. Raises ValueError for another budget.
+    ``blocks``: an epoch is one of Algorithm 1, a pass over the data for every block; ``epochs``: it is one pass;
+    ``flops`` and ``time``: as much as Algorithm 1 takes in all. Raises ValueError for another budget.
     """
-    single = config.epochs * passes_of(config, data)
-    steps = single * config.blocks * config.longer
+    passes = passes_of(config, data)
+    steps = config.epochs * passes * config.blocks
     if config.budget == "blocks":
         return steps
     if config.budget == "epochs":
-        return single * config.longer
+        own = {"ct": config.flow_epochs, "fm": config.flow_epochs, "ode": config.ode_epochs}
+        return own.get(config.learner, config.epochs) * passes
     if config.budget == "flops":
-        return equal_flops(steps, ready(dataclasses.replace(config, learner="dt"), data, context)[1], cost)
+        reference = dataclasses.replace(config, learner="dt")
+        return equal_flops(steps, ready(reference, data, context)[1], cost)
     if config.budget == "time":
         return equal_time(steps, by_data(config.slower, config.data))
     raise ValueError(f"budget is blocks, epochs, flops or time, not {config.budget!r}")
@@ -137,12 +141,15 @@ def build(config: Config, data: ImageData, seed: int) -> Learner:
 
     if what == "dt":
         model = NoPropDT(blocks(), embedding, head, eta=config.eta, blind=config.blind)
+        count = len(model.blocks)
+        only = count if config.only < 0 else config.only
         for t, one in enumerate(model.blocks, 1):
-            one.requires_grad_(config.only in (0, t))
-        span, count = passes_of(config, data), len(model.blocks)
+            one.requires_grad_(only in (0, t))
+        order = list(model.order(1))
+        span = passes_of(config, data)
 
         def loss(x: Tensor, y: Tensor, step: int, noise: Generator) -> Tensor:
-            return model.block_loss(config.only or step // span % count + 1, x, y, noise)
+            return model.block_loss(only or order[step // span % count], x, y, noise)
 
         return Learner(model, loss, model.logits)
     if what == "ct":
@@ -192,7 +199,7 @@ def plain_model(what: str, shape: BlockShape, inputs: int, hidden: tuple[int, ..
 
 
 @torch.no_grad()
-def depth(model: NoPropDT, data: ImageData, context: Context, config: Config) -> tuple[dict[str, float], Any]:
+def depth(model: NoPropDT, data: ImageData, context: Context, batch: int) -> tuple[dict[str, float], Any]:
     """Test accuracy in percent of single blocks that are given pure noise for z, and of the chain cut off after each.
 
     Returns:
@@ -201,15 +208,14 @@ def depth(model: NoPropDT, data: ImageData, context: Context, config: Config) ->
     model.eval()
     steps = range(1, len(model.blocks) + 1)
     alone, cut = torch.zeros(len(steps)), torch.zeros(len(steps))
-    for draw in range(config.draws):
-        noise = torch.Generator(context.device).manual_seed(order_seed(f"single blocks {draw}", context.seed))
-        for part in data.test.batches(config.test_batch):
-            x, y = part.to(context.device)
-            chain = model.chain(x, noise)
-            for t in steps:
-                guess = model.predict(t, normal(chain[0], noise), x, noise)
-                alone[t - 1] += (model.head(guess).argmax(1) == y).sum().cpu()
-                cut[t - 1] += (model.head(chain[t]).argmax(1) == y).sum().cpu()
-    total = config.draws * len(data.test.labels)
-    single, after = ([round(v, 3) for v in (100 * hits / total).tolist()] for hits in (alone, cut))
+    noise = torch.Generator(context.device).manual_seed(order_seed("single blocks", context.seed))
+    for part in data.test.batches(batch):
+        x, y = part.to(context.device)
+        chain = model.chain(x, noise)
+        for t in steps:
+            guess = model.predict(t, normal(chain[0], noise), x, noise)
+            alone[t - 1] += (model.head(guess).argmax(1) == y).sum().cpu()
+            cut[t - 1] += (model.head(chain[t]).argmax(1) == y).sum().cpu()
+    shares = 100 / len(data.test.labels)
+    single, after = ([round(v, 3) for v in (shares * hits).tolist()] for hits in (alone, cut))
     return {"first_block": single[0], "last_block": single[-1]}, {"alone_on_noise": single, "chain_cut_after": after}

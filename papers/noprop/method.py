@@ -112,9 +112,9 @@ class NoPropDT(nn.Module):
         u, steps = self.embedding(y), len(self.blocks)
         z = diffuse(u, self.abar[t - 1], generator)
         error = (self.predict(t, z, x, generator) - u).square().sum(1).mean()
-        weight = steps / 2 * self.eta * float(snr(self.abar[t]) - snr(self.abar[t - 1]))
+        weight = steps / 2 * self.eta * (snr(self.abar[t]) - snr(self.abar[t - 1]))
         label = F.cross_entropy(self.head(diffuse(u, self.abar[-1], generator)), y)
-        return label + prior_divergence(u, self.abar[0]) + weight * error
+        return label + prior_divergence(u, self.abar[0]) + weight.to(error.dtype) * error
 
     @torch.no_grad()
     def chain(self, x: Tensor, generator: Generator) -> list[Tensor]:
@@ -136,8 +136,8 @@ class NoPropDT(nn.Module):
 
 
 class LearnedSchedule(nn.Module):
-    """``gamma(t) = gamma_0 + (gamma_1 - gamma_0)(1 - gbar(t))`` and ``SNR = exp(-gamma)``. gbar rises from 0 to 1: a net of
-    two layers with positive weights, normalised. Where training starts is not in the paper: ends of -7 and 7 here."""
+    """``gamma(t) = gamma_0 + (gamma_1 - gamma_0)(1 - gbar(t))`` and ``SNR = exp(-gamma)``. gbar rises from 0 to 1: a
+    net of two layers with positive weights, normalised. Where training starts is not in the paper: ends of -7 and 7."""
 
     def __init__(self, width: int = 64, low: float = -7.0, high: float = 7.0) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class NoPropFM(nn.Module):
 
     @torch.no_grad()
     def logits(self, x: Tensor, generator: Generator, steps: int = 1000) -> Tensor:
-        """Minus the squared distance from z_1, after so many steps of Euler's method, to the embedding of each class."""
+        """Minus the squared distance from z_1, after so many steps of Euler's method, to each class's embedding."""
         weight, seen = self.embedding.weight, self.block.look(x)  # type: ignore[operator]
         z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)  # type: ignore[union-attr, index]
         z = euler(lambda z, t: self.velocity(z, seen, t.expand(len(x))), z, steps)

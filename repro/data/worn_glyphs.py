@@ -15,7 +15,7 @@ from repro.data.glyphs import alphabet, draw
 from repro.data.images import ImageData, Images
 
 SIZE = 12
-#: Side of the square that covers part of an image, and standard deviation of the noise that is added to the glyphs' own.
+#: Side of the square that covers part of an image, and standard deviation of the noise beside the glyphs' own.
 COVER, NOISE = 5, 0.25
 
 

@@ -123,7 +123,7 @@ def classify(
     evaluations: int = 4,
     draws: int = 1,
     test_batch: int = 500,
-    train_images: int = 2000,
+    train_images: int = 1000,
 ) -> Outcome:
     """Train, and measure on the three splits.
 
@@ -132,8 +132,8 @@ def classify(
         batch: images of a step; their order is that of the seed.
         cost: of a step, for the profile (`step_cost`).
         evaluations: on validation images, evenly spread, the last after the last step.
-        draws: stochastic inferences that test and training accuracy are means of.
-        train_images: how many of the training images the training accuracy is measured on.
+        draws: stochastic inferences that test accuracy is the mean of.
+        train_images: how many of the training images the training accuracy is measured on, in one inference.
 
     Returns:
         Metrics ``error`` (validation, percent: what hyper-parameters are chosen by), ``accuracy`` (test, percent),
@@ -161,8 +161,11 @@ def classify(
     outcome.profile = profile(learner.model, cost, optimisation.steps, batch) | {"train_s": trained.train_s}
     outcome.metrics = dict(trained.evaluations[-1])
     if not trained.diverged:
-        for name, split, limit in (("accuracy", data.test, 0), ("train_accuracy", data.train, train_images)):
-            found = measure(learner, split, context.seed, draws=draws, batch=test_batch, limit=limit)
+        for name, split, limit, times in (
+            ("accuracy", data.test, 0, draws),
+            ("train_accuracy", data.train, train_images, 1),
+        ):
+            found = measure(learner, split, context.seed, draws=times, batch=test_batch, limit=limit)
             outcome.metrics[name] = found["accuracy"]
     return outcome
 

@@ -7,6 +7,7 @@ back-propagation.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 def linear_layers(sizes: Sequence[int]) -> nn.ModuleList:
     """Linear layers between neighbouring ``sizes``."""
-    return nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    return nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
 
 class MLP(nn.Module):
@@ -71,11 +72,11 @@ class ForwardForward(nn.Module):
     on images with their own label and a small one on images with another.
 
     A label is written over the first ``classes`` values of the flattened image, one-hot with the batch's largest value.
-    Between layers activities are brought to length 1, so that goodness is not handed on. The class with the largest
+    What enters a layer is brought to a mean square of 1, so that goodness is not handed on. The class with the largest
     goodness, summed over layers, is the answer: inference runs the network once for every class.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], classes: int, *, threshold: float = 2.0) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], classes: int, *, threshold: float = 1.0) -> None:
         super().__init__()
         if inputs < classes:
             raise ValueError(f"{inputs} values are too few for a label of {classes} classes")
@@ -90,7 +91,7 @@ class ForwardForward(nn.Module):
         """Of every layer, ``[B]`` each; no gradient crosses a layer."""
         out = []
         for layer in self.layers:
-            x = F.relu(layer(x / (x.norm(dim=1, keepdim=True) + 1e-4)))
+            x = F.relu(layer(x / (x.square().mean(1, keepdim=True).sqrt() + 1e-4)))
             out.append(x.square().mean(1))
             x = x.detach()
         return out
