@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ class GatedChain(nn.Module):
     ``gate`` is alpha_t at the start, which the paper does not state.
     """
 
+    blocks: Any
+    embedding: Any
+
     def __init__(self, blocks: Iterable[nn.Module], embedding: nn.Module, head: nn.Module, *, gate: float = 0.5):
         super().__init__()
         self.blocks, self.embedding, self.head = nn.ModuleList(blocks), embedding, head
@@ -26,9 +30,9 @@ class GatedChain(nn.Module):
 
     def logits(self, x: Tensor, generator: Generator) -> Tensor:
         weight = self.embedding.weight
-        z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)  # type: ignore[union-attr, index]
+        z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)
         for block, alpha in zip(self.blocks, self.gates.tanh(), strict=True):
-            guess = block(z, block.look(x)).softmax(1) @ weight  # type: ignore[operator]
+            guess = block(z, block.look(x)).softmax(1) @ weight
             z = (1 - alpha) * z + alpha * guess
         return self.head(z)
 
@@ -43,13 +47,16 @@ class NeuralODE(nn.Module):
     The features of the image do not depend on time and are computed once.
     """
 
+    block: Any
+    embedding: Any
+
     def __init__(self, block: nn.Module, embedding: nn.Module, head: nn.Module, *, steps: int) -> None:
         super().__init__()
         self.block, self.embedding, self.head, self.steps = block, embedding, head, steps
 
     def logits(self, x: Tensor, generator: Generator) -> Tensor:
-        weight, seen = self.embedding.weight, self.block.look(x)  # type: ignore[operator]
-        z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)  # type: ignore[union-attr, index]
+        weight, seen = self.embedding.weight, self.block.look(x)
+        z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)
         return self.head(euler(lambda z, t: self.block(z, seen, t.expand(len(x))) @ weight, z, self.steps))
 
     def loss(self, x: Tensor, y: Tensor, generator: Generator) -> Tensor:

@@ -153,7 +153,9 @@ def build(config: Config, data: ImageData, seed: int) -> Learner:
 
         return Learner(model, loss, model.logits)
     if what == "ct":
-        ct = NoPropCT(block(timed=True), embedding, head, eta=config.eta_ct)
+        ct = NoPropCT(
+            block(timed=True), embedding, head, eta=config.eta_ct, ends=(config.gamma_last, config.gamma_first)
+        )
         return Learner(ct, lambda x, y, _, g: ct.loss(x, y, g), lambda x, g: ct.logits(x, g, config.inference_steps))
     if what == "fm":
         fm = NoPropFM(block(timed=True), embedding, head if embedding.weight.requires_grad else None)

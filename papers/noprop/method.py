@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,8 @@ class NoPropDT(nn.Module):
         blind: an ablation. z is pure noise in training and at inference, so that every block has the image alone.
     """
 
+    blocks: Any
+    embedding: Any
     abar: Tensor
 
     def __init__(
@@ -103,9 +106,9 @@ class NoPropDT(nn.Module):
 
     def predict(self, t: int, z: Tensor, x: Tensor, generator: Generator) -> Tensor:
         """u^_t of block t = 1..T, ``[B, d]``: a convex combination of the class embeddings."""
-        block: nn.Module = self.blocks[t - 1]
+        block = self.blocks[t - 1]
         z = normal(z, generator) if self.blind else z
-        return block(z, block.look(x)).softmax(1) @ self.embedding.weight  # type: ignore[operator]
+        return block(z, block.look(x)).softmax(1) @ self.embedding.weight
 
     def block_loss(self, t: int, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
         """The bound on ``-log p(y | x)`` with block t for the expectation over t; no other block runs."""
@@ -119,7 +122,7 @@ class NoPropDT(nn.Module):
     @torch.no_grad()
     def chain(self, x: Tensor, generator: Generator) -> list[Tensor]:
         """Inference: z_0 .. z_T."""
-        z = torch.randn(len(x), self.embedding.weight.shape[1], generator=generator, device=x.device)  # type: ignore[union-attr, index]
+        z = torch.randn(len(x), self.embedding.weight.shape[1], generator=generator, device=x.device)
         out = [z]
         for t in range(1, len(self.blocks) + 1):
             a, b, c = (v.to(z.dtype) for v in posterior(self.abar[t - 1], self.abar[t]))
@@ -137,11 +140,15 @@ class NoPropDT(nn.Module):
 
 class LearnedSchedule(nn.Module):
     """``gamma(t) = gamma_0 + (gamma_1 - gamma_0)(1 - gbar(t))`` and ``SNR = exp(-gamma)``. gbar rises from 0 to 1: a
-    net of two layers with positive weights, normalised. Where training starts is not in the paper: ends of -7 and 7."""
+    net of two layers with positive weights, normalised.
 
-    def __init__(self, width: int = 64, low: float = -7.0, high: float = 7.0) -> None:
+    ``ends``: gamma_0 and gamma_1 at the start, which the paper does not give. Towards the label dSNR/dt grows as
+    ``exp(-gamma_0)``: a low gamma_0 leaves all weight to times at which z tells the label and the image is not needed.
+    """
+
+    def __init__(self, ends: tuple[float, float] = (-4.0, 5.0), width: int = 64) -> None:
         super().__init__()
-        self.ends = nn.Parameter(torch.tensor([low, high]))
+        self.ends = nn.Parameter(torch.tensor(ends))
         self.slope = nn.Parameter(torch.linspace(-2, 2, width))
         self.shift = nn.Parameter(torch.linspace(-2, 2, width))
         self.scale = nn.Parameter(torch.zeros(width))
@@ -169,17 +176,23 @@ class LearnedSchedule(nn.Module):
 class NoPropCT(nn.Module):
     """Diffusion in continuous time with one timed block, and a noise schedule that is trained along (Algorithm 2)."""
 
-    def __init__(self, block: nn.Module, embedding: nn.Module, head: nn.Module, *, eta: float = 1.0) -> None:
+    block: Any
+    embedding: Any
+
+    def __init__(
+        self, block: nn.Module, embedding: nn.Module, head: nn.Module, *, eta: float = 1.0,
+        ends: tuple[float, float] = (-4.0, 5.0),
+    ) -> None:  # fmt: skip
         super().__init__()
         self.block, self.embedding, self.head, self.eta = block, embedding, head, eta
-        self.schedule = LearnedSchedule()
+        self.schedule = LearnedSchedule(ends)
 
     def loss(self, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
         """Every image at a time of its own, drawn from U(0, 1)."""
         u = self.embedding(y)
         t = torch.rand(len(y), generator=generator, device=x.device)
         z = diffuse(u, self.schedule.abar(t)[:, None], generator)
-        guess = self.block(z, self.block.look(x), t).softmax(1) @ self.embedding.weight  # type: ignore[operator]
+        guess = self.block(z, self.block.look(x), t).softmax(1) @ self.embedding.weight
         error = (self.schedule.snr_slope(t) * (guess - u).square().sum(1)).mean()
         first, last = self.schedule.abar(torch.arange(2.0, device=x.device))
         label = F.cross_entropy(self.head(diffuse(u, last, generator)), y)
@@ -188,8 +201,8 @@ class NoPropCT(nn.Module):
     @torch.no_grad()
     def logits(self, x: Tensor, generator: Generator, steps: int = 1000) -> Tensor:
         """Class scores after so many steps of the chain of the discrete variant, ``[B, classes]``."""
-        weight, seen = self.embedding.weight, self.block.look(x)  # type: ignore[operator]
-        z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)  # type: ignore[union-attr, index]
+        weight, seen = self.embedding.weight, self.block.look(x)
+        z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)
         times = torch.linspace(0, 1, steps + 1, device=x.device)
         abar = self.schedule.abar(times)
         for i in range(steps):
@@ -207,6 +220,9 @@ class NoPropFM(nn.Module):
     only, where the embedding is.
     """
 
+    block: Any
+    embedding: Any
+
     def __init__(self, block: nn.Module, embedding: nn.Module, head: nn.Module | None = None, *, sigma: float = 0.0):
         super().__init__()
         self.block, self.embedding, self.head, self.sigma = block, embedding, head, sigma
@@ -221,14 +237,14 @@ class NoPropFM(nn.Module):
         noise, t = normal(u, generator), torch.rand(len(y), generator=generator, device=x.device)
         at = t[:, None]
         z = at * u + (1 - at) * noise + self.sigma * normal(u, generator)
-        v = self.velocity(z, self.block.look(x), t)  # type: ignore[operator]
+        v = self.velocity(z, self.block.look(x), t)
         error = (v - (u - noise)).square().sum(1).mean()
         return error if self.head is None else error + F.cross_entropy(self.head(z + (1 - at) * v), y)
 
     @torch.no_grad()
     def logits(self, x: Tensor, generator: Generator, steps: int = 1000) -> Tensor:
         """Minus the squared distance from z_1, after so many steps of Euler's method, to each class's embedding."""
-        weight, seen = self.embedding.weight, self.block.look(x)  # type: ignore[operator]
-        z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)  # type: ignore[union-attr, index]
+        weight, seen = self.embedding.weight, self.block.look(x)
+        z = torch.randn(len(x), weight.shape[1], generator=generator, device=x.device)
         z = euler(lambda z, t: self.velocity(z, seen, t.expand(len(x))), z, steps)
-        return -torch.cdist(z, weight).square()  # type: ignore[arg-type]
+        return -torch.cdist(z, weight).square()

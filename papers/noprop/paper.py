@@ -41,6 +41,8 @@ class Config:
     # the method
     eta: float = 0.1
     eta_ct: float = 1.0
+    gamma_first: float = 5.0  # of the learned schedule at the start: minus the log of the signal-to-noise ratio
+    gamma_last: float = -4.0
     blind: bool = False  # z is pure noise
     only: int = 0  # train this block alone; 0: all, -1: the last
     inference_steps: int = 50  # of ct and fm
@@ -114,8 +116,8 @@ SETTINGS = (
     ),
     Setting(
         "worn-glyphs", "Worn glyphs", "worn-glyphs", "generated", {"data": "worn-glyphs", "epochs": 4},
-        note="Ten classes of four strokes, 12 x 12, shifted, partly covered and noisy, drawn anew for every seed; stands"
-        " in for CIFAR, with room between what ways of training reach.",
+        note="Ten classes of four strokes, 12 x 12, shifted, partly covered and noisy, drawn anew for every seed; "
+        "stands in for CIFAR, with room between what ways of training reach.",
     ),
     Setting(
         "digits-random", "Digits with labels at random (negative control)", "digits", "bundled",
@@ -240,8 +242,8 @@ CLAIMS = (
                  RANDOM, matched=(FLOPS,), role="control"),
         ),
         untested="The published figures are quoted from papers with other architectures; forward gradient and "
-        "difference target propagation are not run. NoProp trains each block by ordinary back-propagation inside it, through "
-        "convolutions, which the other methods do without.",
+        "difference target propagation are not run. NoProp trains each block by ordinary back-propagation inside it, "
+        "through convolutions, which the other methods do without.",
     ),
     Claim(
         "C3",
@@ -349,8 +351,8 @@ PAPER = Paper(
     year=2025,
     venue="CoLLAs 2025",
     idea="Fix what every block should output to a noised embedding of the label, and train each block alone to denoise "
-    "it given the image. No gradient and no activation passes between blocks in training; inference runs them one after "
-    "another, as a diffusion sampler does.",
+    "it given the image. No gradient and no activation passes between blocks in training; inference runs them one "
+    "after another, as a diffusion sampler does.",
     config=Config,
     arms=ARMS,
     settings=SETTINGS,

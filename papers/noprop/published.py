@@ -6,7 +6,8 @@ of one byte a value; max-pooling keeps its input and 8-byte indices, batch norm 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,6 @@ from repro.profiling.counts import count_flops
 from repro.profiling.training_memory import StepMemory, saved_activations, weight_bytes
 
 BATCH, BLOCKS = 128, 10
-#: Euler steps of the adjoint baseline and of inference in continuous time.
-STEPS = 1000
 GB = 1e9
 
 
@@ -70,16 +69,28 @@ def memories(task: Task) -> dict[str, StepMemory]:
     noprop, chain = on_meta(task)
     x = torch.empty(BATCH, task.channels, task.size, task.size, device="meta")
     y = torch.empty(BATCH, dtype=torch.long, device="meta")
+    none: Any = None  # noise on the meta device needs no generator
+
+    def trainable(*parts: nn.Module) -> int:
+        return sum(p.numel() for part in parts for p in part.parameters() if p.requires_grad)
+
+    def held(model: nn.Module, loss: Callable[[], Tensor], gradients: int) -> StepMemory:
+        activations = saved_activations(model, loss)
+        return StepMemory(weight_bytes(model), 4.0 * gradients, 8.0 * trainable(model), activations)
+
+    return {
+        "noprop": held(noprop, lambda: noprop.block_loss(1, x, y, none), trainable(noprop.blocks[0], noprop.head)),
+        "bp": held(chain, lambda: chain.loss(x, y, none), trainable(chain)),
+    }
+
+
+def inference_flops(task: Task) -> dict[str, float]:
+    """Of one image through ``noprop`` and ``bp``."""
+    x, none = torch.empty(1, task.channels, task.size, task.size, device="meta"), None
     out = {}
-    for name, model, loss, trained in (
-        ("noprop", noprop, lambda: noprop.block_loss(1, x, y, None), [noprop.blocks[0], noprop.head.linear]),  # type: ignore[arg-type, list-item]
-        ("bp", chain, lambda: chain.loss(x, y, None), [chain]),  # type: ignore[arg-type]
-    ):
-        moments = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        gradients = sum(p.numel() for part in trained for p in part.parameters() if p.requires_grad)
-        out[name] = StepMemory(
-            weight_bytes(model), 4.0 * gradients, 8.0 * moments, saved_activations(model, loss)
-        )  # fmt: skip
+    for name, model in zip(("noprop", "bp"), on_meta(task), strict=True):
+        ask: Any = model.eval().logits
+        out[name] = count_flops(lambda: ask(x, none))  # noqa: B023 - called at once
     return out
 
 
@@ -87,24 +98,19 @@ def accounting() -> dict[str, float]:
     """Every cost figure that the claims name, recomputed, and those that put them into proportion."""
     out: dict[str, float] = {}
     for name, task in TASKS.items():
-        noprop, chain = on_meta(task)
+        noprop, _ = on_meta(task)
         out[f"block_parameters_{name}"] = sum(p.numel() for p in noprop.blocks[0].parameters())
         out[f"parameters_{name}"] = sum(p.numel() for p in noprop.parameters() if p.requires_grad)
+        out[f"state_gb_{name}"] = 16 * out[f"parameters_{name}"] / GB
         out[f"steps_bp_{name}"] = -(-task.images // BATCH)
         out[f"steps_noprop_{name}"] = BLOCKS * out[f"steps_bp_{name}"]
         held = memories(task)
         out[f"activation_ratio_{name}"] = held["bp"].activations / held["noprop"].activations
         out[f"training_ratio_{name}"] = held["bp"].low / held["noprop"].low
+        out[f"saved_gb_{name}"] = (held["bp"].low - held["noprop"].low) / GB
         for arm, memory in held.items():
             out[f"activation_gb_{arm}_{name}"] = memory.activations / GB
             out[f"training_gb_{arm}_{name}"] = memory.low / GB
-        out[f"saved_gb_{name}"] = (held["bp"].low - held["noprop"].low) / GB
-        out[f"state_gb_{name}"] = 16 * out[f"parameters_{name}"] / GB
-        x = torch.empty(1, task.channels, task.size, task.size, device="meta")
-        noprop.eval(), chain.eval()
-        out[f"inference_flops_noprop_{name}"] = count_flops(lambda: noprop.logits(x, None))  # type: ignore[arg-type]  # noqa: B023
-        out[f"inference_flops_bp_{name}"] = count_flops(lambda: chain.logits(x, None))  # type: ignore[arg-type]  # noqa: B023
-    # evaluations of the block in a training step: one against the forward and backward solution of the ODE
-    out["evaluations_per_step_ct"] = 1
-    out["evaluations_per_step_adjoint"] = 2 * STEPS
+        for arm, flops in inference_flops(task).items():
+            out[f"inference_flops_{arm}_{name}"] = flops
     return out
