@@ -38,7 +38,9 @@ SMALL: dict[str, Any] = {"convs": (16, 32), "pools": (True, True), "width": 64, 
 
 def run(config: Config, context: Context) -> Outcome:
     """Train one arm on one setting and measure it. Raises MissingData for real data that is not at hand."""
-    data = load_images(config.data, seed=context.seed)
+    data = load_images(
+        config.data, seed=context.seed, **({"validation": config.validation} if config.validation else {})
+    )
     if config.train_images:
         data = dataclasses.replace(data, train=Images(*(x[: config.train_images] for x in data.train)), fingerprint="")
     if config.labels == "random":

@@ -28,6 +28,7 @@ class Config:
     data: str = "digits"
     labels: str = "true"  # true | random: in random order, nothing to learn
     train_images: int = 0  # 0: all
+    validation: int = 0  # images of real data that are held out to choose by; 0: the data set's own number
     learner: str = "dt"  # dt | ct | fm | chain | ode | cnn | mlp | ff | dfa
     # the network
     shape: str = "small"  # small | published: widths of a block
@@ -108,6 +109,7 @@ ARMS = (
 PUBLISHED: dict[str, Any] = {
     "shape": "published", "blocks": 10, "batch": 128, "lr": 1e-3, "warmup": 0.0, "schedule": "constant",
     "inference_steps": 1000, "ode_steps": 1000, "evaluations": 10, "draws": 5, "test_batch": 2000,
+    "validation": 5000,
 }  # fmt: skip
 SETTINGS = (
     Setting(

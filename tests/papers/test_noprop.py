@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import struct
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,7 +25,7 @@ from papers.noprop.method import (
     snr,
 )
 from papers.noprop.model import Block, BlockShape, Embedding, Head
-from papers.noprop.paper import PAPER
+from papers.noprop.paper import PAPER, Config, by_data
 from papers.noprop.published import BLOCKS, TASKS, accounting, memories, on_meta
 from repro.models.neural_ode import euler
 
@@ -374,3 +377,114 @@ def test_memory_is_that_of_one_block_against_all():
     assert held["bp"].gradients > 9.9 * held["noprop"].gradients
     noprop, chain = on_meta(TASKS["cifar100"])
     assert list(noprop.blocks) == list(chain.blocks)
+
+
+# --- experiment -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    from papers.noprop.experiment import run
+    from repro.runner import Context
+
+    arms = ("noprop", "bp-steps", "bp", "cnn", "ff", "noprop-ct", "noprop-fm-learned", "noprop-prototype")
+    return {a: run(Config(**PAPER.resolve("digits", a, "smoke")), Context(seed=7)) for a in arms}
+
+
+def test_arms_of_a_seed_share_data_and_are_matched_as_they_say(outcomes):
+    assert len({o.data["fingerprint"] for o in outcomes.values()}) == 1
+    profile = {name: o.profile for name, o in outcomes.items()}
+    assert len({profile[a]["train_steps"] for a in ("noprop", "bp-steps", "cnn", "noprop-ct")}) == 1
+    assert profile["bp"]["train_flops"] == pytest.approx(profile["noprop"]["train_flops"], rel=0.2)  # of 3 steps
+    assert profile["bp-steps"]["train_flops"] > 1.9 * profile["noprop"]["train_flops"]
+    assert profile["bp-steps"]["activation_bytes"] > 1.7 * profile["noprop"]["activation_bytes"]
+    for outcome in outcomes.values():
+        assert not outcome.diverged
+        assert set(outcome.metrics) <= set(PAPER.metrics)
+    table = outcomes["noprop"].tables
+    assert len(table["alone_on_noise"]) == len(table["chain_cut_after"]) == 2
+    assert outcomes["noprop"].metrics["first_block"] == table["alone_on_noise"][0]
+
+
+def test_a_run_repeats_itself_to_the_last_digit(outcomes):
+    from papers.noprop.experiment import run
+    from repro.runner import Context
+
+    again = run(Config(**PAPER.resolve("digits", "noprop", "smoke")), Context(seed=7))
+    first = outcomes["noprop"].metrics
+    assert {k: v for k, v in again.metrics.items() if k != "step_s"} == {
+        k: v for k, v in first.items() if k != "step_s"
+    }
+    assert again.curves == outcomes["noprop"].curves
+
+
+def test_blocks_that_are_not_trained_keep_their_start():
+    from papers.noprop.experiment import ready
+    from repro.data.digits import digits
+    from repro.runner import Context
+    from repro.training.classify import classify
+    from repro.training.loop import Optimisation
+
+    config = Config(**PAPER.resolve("digits", "noprop-last", "smoke"))
+    data, context = digits(0), Context(seed=0)
+    learner, cost = ready(config, data, context)
+    before = [p.clone() for p in learner.model.blocks[0].parameters()]
+    classify(learner, data, Optimisation(1e-2, 4), context, batch=32, cost=cost, evaluations=1)
+    for was, now in zip(before, learner.model.blocks[0].parameters(), strict=True):
+        assert torch.equal(was, now)
+    assert any(p.requires_grad for p in learner.model.blocks[-1].parameters())
+
+
+def test_options_that_do_not_exist_are_errors():
+    from papers.noprop.experiment import build, length
+    from repro.data.digits import digits
+    from repro.runner import Context
+
+    data = digits(0)
+    for option, value in (("learner", "rf"), ("embedding", "random"), ("shape", "large"), ("head", "square")):
+        with pytest.raises(ValueError, match=value):
+            build(Config(**{option: value}), data, 0)
+    with pytest.raises(ValueError, match="money"):
+        length(Config(budget="money"), data, Context(seed=0), None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nothing is given for mnist"):
+        by_data("digits=1", "mnist")
+
+
+@pytest.mark.parametrize("arm", ["noprop", "bp", "noprop-prototype", "noprop-ct", "ode"])
+def test_the_published_configuration_on_small_files_of_mnist_s_layout(arm, tmp_path, monkeypatch):
+    from papers.noprop.experiment import run
+    from repro.runner import Context
+
+    generator = np.random.default_rng(0)
+    (tmp_path / "mnist").mkdir()
+    for split, count in (("train", 60), ("t10k", 20)):
+        images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for name, array, kind in (("images", images, 3), ("labels", labels, 1)):
+            header = bytes((0, 0, 8, kind)) + struct.pack(f">{kind}I", *array.shape)
+            file = tmp_path / "mnist" / f"{split}-{name}-idx{kind}-ubyte.gz"
+            file.write_bytes(gzip.compress(header + array.tobytes()))
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
+    config = PAPER.resolve("mnist", arm, "published")
+    assert (config["shape"], config["blocks"], config["lr"], config["batch"]) == ("published", 10, 1e-3, 128)
+    small = {
+        "validation": 10, "epochs": 1, "flow_epochs": 1, "ode_epochs": 1, "batch": 25, "blocks": 2,
+        "inference_steps": 3, "ode_steps": 2, "draws": 1, "evaluations": 1,
+    }  # fmt: skip
+    outcome = run(Config(**{**config, **small}), Context(seed=0))
+    assert outcome.data["name"] == "mnist"
+    assert outcome.profile["train_steps"] == (4 if arm in ("noprop", "noprop-prototype") else 2)
+    if arm == "noprop":
+        assert outcome.profile["params_total"] == 2 * 2_001_290 + 110 + 100  # head and one-hot embedding
+
+
+def test_absent_data_is_a_plain_error(tmp_path, monkeypatch):
+    from papers.noprop.experiment import run
+    from repro.data.errors import MissingData
+    from repro.runner import Context
+
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(MissingData, match="mnist"):
+        run(Config(**PAPER.resolve("mnist", "noprop", "published")), Context(seed=0))
