@@ -74,6 +74,8 @@ def ready(config: Config, data: ImageData, context: Context) -> tuple[Learner, S
     """The learner of an arm with its weights of the seed, on the device, and what one of its steps costs."""
     learner = build(config, data, context.seed)
     seeded_start(learner.model, context.seed)
+    if config.head_scale and isinstance(head := getattr(learner.model, "head", None), Head):
+        head.align(config.head_scale)
     learner.model.to(context.device)
     sample = Images(data.train.pixels[: config.batch], data.train.labels[: config.batch]).to(context.device)
     return learner, step_cost(learner, sample)

@@ -131,6 +131,17 @@ class Head(nn.Module):
         self.embedding, self.kind, self.sigma = embedding, kind, sigma
         self.linear = nn.Linear(d, classes)
 
+    @torch.no_grad()
+    def align(self, scale: float) -> None:
+        """Start W where it tells the embeddings apart: class c scores ``scale`` on u_c, and others as they overlap.
+
+        From a random start two classes may take the same embedding for theirs, which a softmax over embeddings that is
+        trained through the head does not undo.
+        """
+        u = self.embedding.weight
+        self.linear.weight.copy_(scale * u / u.square().sum(1, keepdim=True))
+        self.linear.bias.zero_()
+
     def forward(self, z: Tensor) -> Tensor:
         logits, u = self.linear(z), self.embedding.weight
         if self.kind == "linear":

@@ -36,6 +36,7 @@ class Config:
     embedding: str = "one-hot"  # one-hot | learned | prototype
     dim: int = 20  # d of a learned embedding
     head: str = "linear"  # linear | radial
+    head_scale: float = 5.0  # with which the head starts at the embedding; 0: at random
     dropout: float = 0.2
     gate: float = 0.5  # alpha_t of the gated chain at the start
     hidden: int = 500  # width of both hidden layers of mlp, ff and dfa
@@ -89,6 +90,8 @@ ARMS = (
     Arm("noprop-prototype", "NoProp-DT, prototype embeddings", "method", {"embedding": "prototype"}),
     Arm("bp-steps", "back-propagation through the blocks, equal steps", "baseline", CHAIN),
     Arm("bp", "back-propagation through the blocks, equal FLOPs", "baseline", {**CHAIN, "budget": "flops"}, EPOCHS),
+    Arm("bp-random-head", "the same, head started at random", "baseline",
+        {**CHAIN, "budget": "flops", "head_scale": 0.0}, EPOCHS),
     Arm("bp-prototype", "the same, prototype embeddings", "baseline",
         {**CHAIN, "budget": "flops", "embedding": "prototype"}, EPOCHS),
     Arm("bp-time", "back-propagation through the blocks, equal time", "baseline",
@@ -203,6 +206,8 @@ CLAIMS = (
                  rule=MATCHES, matched=(FLOPS, SIZE), conditions=(valid("bp"),)),
             gain("flops", "NoProp-DT minus back-propagation, equal FLOPs (the paper's equal epochs)", "noprop", "bp",
                  rule=MATCHES, matched=(FLOPS, SIZE), role="secondary"),
+            gain("random-head", "NoProp-DT minus back-propagation whose head starts at random, equal FLOPs", "noprop",
+                 "bp-random-head", (*SMALL, *REAL), rule=MATCHES, matched=(FLOPS, SIZE), role="secondary"),
             gain("time", "NoProp-DT minus back-propagation, equal time", "noprop", "bp-time", rule=MATCHES,
                  matched=(TIME, SIZE), role="secondary"),
             gain("cnn", "NoProp-DT minus a plain CNN of one block's size, equal steps", "noprop", "cnn",
@@ -340,7 +345,7 @@ METRICS = {
     "last_value": "test accuracy of the chain minus that of its last block given noise for z, points",
 }
 PUBLISHED_ARMS = (
-    "noprop", "noprop-prototype", "bp", "bp-prototype", "cnn", "noprop-ct", "noprop-fm", "noprop-fm-learned", "ode",
+    "noprop", "noprop-prototype", "bp", "bp-random-head", "bp-prototype", "cnn", "noprop-ct", "noprop-fm", "noprop-fm-learned", "ode",
 )  # fmt: skip
 GPU_ARMS = ("noprop", "bp", "cnn", "noprop-ct", "noprop-fm")
 
@@ -381,7 +386,7 @@ PAPER = Paper(
         ),
         "published": Preset(
             settings=REAL,
-            arms={"mnist": PUBLISHED_ARMS[:5], "cifar10": PUBLISHED_ARMS, "cifar100": PUBLISHED_ARMS},
+            arms={"mnist": PUBLISHED_ARMS[:6], "cifar10": PUBLISHED_ARMS, "cifar100": PUBLISHED_ARMS},
             time_limit=24 * 3600,
             memory_limit=32 * 2**30,
             needs="one GPU, days for all arms; MNIST, CIFAR-10 and CIFAR-100 from the hub or REPRO_DATA_DIR; Pillow "

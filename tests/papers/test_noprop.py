@@ -301,6 +301,13 @@ def test_heads():
         Head(embedding, "square")
 
 
+def test_an_aligned_head_tells_the_embeddings_apart():
+    for embedding in (Embedding.one_hot(3), Embedding.orthogonal(3, 20, noise())):
+        head = Head(embedding)
+        head.align(5.0)
+        torch.testing.assert_close(head(embedding.weight), 5 * torch.eye(3), atol=1e-5, rtol=0)
+
+
 def test_a_prototype_block_convolves_its_label():
     pixels, labels = batch()
     embedding = Embedding.prototypes(pixels, labels, 3)
