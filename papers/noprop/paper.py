@@ -345,7 +345,8 @@ METRICS = {
     "last_value": "test accuracy of the chain minus that of its last block given noise for z, points",
 }
 PUBLISHED_ARMS = (
-    "noprop", "noprop-prototype", "bp", "bp-random-head", "bp-prototype", "cnn", "noprop-ct", "noprop-fm", "noprop-fm-learned", "ode",
+    "noprop", "noprop-prototype", "bp", "bp-random-head", "bp-prototype", "cnn", "noprop-ct", "noprop-fm",
+    "noprop-fm-learned", "ode",
 )  # fmt: skip
 GPU_ARMS = ("noprop", "bp", "cnn", "noprop-ct", "noprop-fm")
 
