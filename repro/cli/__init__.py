@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from repro.claims import SCALES
 from repro.cli.choices import BadInput, nearest
+from repro.records.store import CannotStore
 
 VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "records", "bench", "doctor", "new")
 
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="A,B", help="only the settings on this data")
     run.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
     run.add_argument("--workers", type=int, metavar="N", help="processes at a time (default: as the cores allow)")
+    run.add_argument("--executor", default="local", metavar="EXECUTOR", help="local (default) or ray")
+    run.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster (default: one is started for the runs)")
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="for one run")
     run.add_argument(
         "--reference", action="store_true", help="afterwards write the finished records to leaderboard/reference"
@@ -130,6 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("repro: interrupted; what is finished is kept and the next start goes on from there", file=sys.stderr)
         return 130
+    except CannotStore as error:
+        print(f"repro: {error}; what was finished before is kept", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

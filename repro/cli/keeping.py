@@ -61,8 +61,10 @@ def _merge(roots: list[Path], into: Store) -> int:
 
 
 def _clear(store: Store, delete: bool) -> int:
-    known = {slug: papers.load_paper(slug) for slug in papers.slugs()}
-    found = care.garbage(store.root, known)
+    known, broken = papers.load_all()
+    if broken:
+        raise BadInput(f"whether its records are of use cannot be told: {broken[0]}")
+    found = care.garbage(store.root, {p.slug: p for p in known})
     print(f"{store.root}: {len(found.files)} files that no current code can use, {found.bytes / 2**20:.1f} MiB")
     _lines([f"{path}: {why}" for path, why in found.files])
     if delete:
