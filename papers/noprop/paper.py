@@ -88,7 +88,8 @@ FM: dict[str, Any] = {"learner": "fm", "rates": "digits=1e-2 worn-glyphs=3e-3"}
 ARMS = (
     Arm("noprop", "NoProp-DT", "method"),
     Arm("noprop-prototype", "NoProp-DT, prototype embeddings", "method", {"embedding": "prototype"}),
-    Arm("bp-steps", "back-propagation through the blocks, equal steps", "baseline", CHAIN),
+    Arm("bp-steps", "back-propagation through the blocks, equal steps", "baseline",
+        {**CHAIN, "rates": "digits=1e-2 worn-glyphs=3e-3"}),
     Arm("bp", "back-propagation through the blocks, equal FLOPs", "baseline", {**CHAIN, "budget": "flops"}, EPOCHS),
     Arm("bp-random-head", "the same, head started at random", "baseline",
         {**CHAIN, "budget": "flops", "head_scale": 0.0, "rates": "digits=3e-3 worn-glyphs=1e-2"}, EPOCHS),
@@ -100,7 +101,7 @@ ARMS = (
     Arm("mlp", "MLP by back-propagation", "baseline",
         {"learner": "mlp", "budget": "flops", "rates": "digits=3e-3 worn-glyphs=1e-2"}),
     Arm("ff", "Forward-Forward", "baseline",
-        {"learner": "ff", "budget": "flops", "rates": "digits=3e-2 worn-glyphs=3e-2"}),
+        {"learner": "ff", "budget": "flops", "rates": "digits=1e-1 worn-glyphs=3e-2"}),
     Arm("dfa", "direct feedback alignment", "baseline",
         {"learner": "dfa", "budget": "flops", "rates": "digits=3e-3 worn-glyphs=3e-3"}),
     Arm("noprop-blind", "NoProp-DT, z hidden from the blocks", "ablation", {"blind": True}),
