@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from papers.unified_embedding.method import (
     measured_collisions,
     pairwise_angles,
 )
+from papers.unified_embedding.paper import EQUAL, PAPER, Config
 from repro.models.dcn import ClickModel
 from repro.models.feature_tables import FeatureTables, proportional_rows
 
@@ -219,3 +221,108 @@ def test_collisionless_tables_have_none():
     found = measured_collisions(codes_of_values(whole, SIZES))
     assert found.intra.sum() == found.inter.sum() == 0
     assert expected_collisions(SIZES, [None] * 4).intra.sum() == 0
+
+
+# --- experiment -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    from papers.unified_embedding.experiment import run
+    from repro.runner import Context
+
+    arms = ("collisionless", "multiplex-50", "split-50", "fair-10", "multiplex-10", "chunks-2-10", "parallel-split-10")
+    return {a: run(Config(**PAPER.resolve("clicks", a, "smoke")), Context(seed=7)) for a in arms}
+
+
+def test_arms_of_a_seed_share_data_and_size(outcomes):
+    assert len({o.data["fingerprint"] for o in outcomes.values()}) == 1
+    for one, other in (("multiplex-50", "split-50"), ("multiplex-10", "fair-10"), ("multiplex-10", "chunks-2-10")):
+        for match in EQUAL:
+            assert outcomes[one].profile[match.quantity] == outcomes[other].profile[match.quantity]
+    assert outcomes["collisionless"].profile["params_total"] > outcomes["multiplex-50"].profile["params_total"]
+    for outcome in outcomes.values():
+        assert set(outcome.metrics) <= set(PAPER.metrics)
+        assert outcome.metrics["best_auc"] == outcome.data["best_auc"]
+
+
+def test_collisions_are_counted(outcomes):
+    assert outcomes["collisionless"].metrics["intra"] == outcomes["collisionless"].metrics["inter"] == 0
+    assert outcomes["split-50"].metrics["inter"] == 0
+    assert outcomes["split-50"].metrics["intra"] > outcomes["multiplex-50"].metrics["intra"] > 0
+    assert outcomes["multiplex-10"].metrics["intra_ratio"] == pytest.approx(1, abs=0.2)
+    assert outcomes["fair-10"].tables["collisions"]["intra"][3:] == [0, 0, 0, 0]
+    assert "intra" not in outcomes["chunks-2-10"].metrics
+    assert outcomes["parallel-split-10"].metrics["angle"] < 1e-3
+
+
+def test_angles_are_swept_from_large_to_small():
+    from papers.unified_embedding.experiment import run
+    from repro.runner import Context
+
+    options = {"budgets": "10,100", "angle_steps": 60, "angle_lr": 2e-2}
+    found = run(Config(**PAPER.resolve("clicks-even", "angles", "smoke", options)), Context(seed=1))
+    assert found.curves["angle_by_rows"]["x"] == [100, 10]
+    assert found.metrics["angle_smallest"] == found.curves["angle_by_rows"]["y"][1]
+    assert abs(found.metrics["angle_rank"]) == 1
+    assert found.profile["train_tokens"] == 2 * 60 * 512
+    assert set(found.metrics) <= set(PAPER.metrics)
+
+
+def test_what_does_not_exist_is_an_error():
+    from papers.unified_embedding.experiment import run
+    from repro.runner import Context
+
+    for options, words in (
+        ({"kind": "x"}, "kind"), ({"head": "x"}, "head"), ({"table": "x"}, "table"), ({"chunks": 3}, "chunks"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            run(Config(**PAPER.resolve("clicks", "multiplex-10", "smoke", options)), Context(seed=0))
+
+
+@pytest.fixture(scope="module")
+def criteo_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "criteo").mkdir()
+    draw = random.Random(0)
+    lines = []
+    for i in range(600):
+        dense = [str(draw.randint(-1, 30)) for _ in range(13)]
+        values = [f"{draw.randint(0, 12):08x}" for _ in range(26)]
+        lines.append("\t".join([str(i % 2), *dense, *values]))
+    (folder / "criteo" / "train.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("arm", ["multiplex-10", "split-10", "collisionless"])
+def test_the_published_configuration_on_small_files(criteo_files, monkeypatch, tmp_path, arm):
+    from papers.unified_embedding.experiment import run
+    from repro.runner import Context
+
+    monkeypatch.setenv("REPRO_DATA_DIR", str(criteo_files))
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
+    small = {"steps": 3, "batch": 32, "evaluations": 1}
+    outcome = run(Config(**PAPER.resolve("criteo", arm, "published", small)), Context(seed=0))
+    assert outcome.data["dense"] == 13
+    head = 2 * (1027 * 1027 + 1027) + 1028 * 748 + 749 * 748 + 749
+    rows = outcome.profile["params_total"] - head
+    values = sum(outcome.data["sizes"])
+    assert rows == 39 * (values if arm == "collisionless" else round(values / 10))
+    assert math.isfinite(outcome.metrics["loss"])
+
+
+# --- published figures ----------------------------------------------------------------------------------------------
+
+
+def test_published_sizes():
+    from papers.unified_embedding.published import accounting
+
+    counted = accounting()
+    assert counted["mb_criteo_100"] * 1e6 == 25_054_380
+    assert counted["mb_avazu_100"] * 1e6 == 32_363_264
+    assert counted["mb_movielens_100"] * 1e6 == 13_177 * 30 * 4
+    assert counted["kb_movielens_50"] == pytest.approx(791, abs=0.5)
+    assert counted["kb_movielens_10"] == pytest.approx(158, abs=0.5)
+    assert (counted["tables_split"], counted["tables_multiplex"]) == (26, 1)
+    # at a tenth of the rows a value of the smallest hashed features meets far more of its own kind in its own table
+    assert counted["criteo_intra_split_10"] > 9 > 1.3 > counted["criteo_intra_multiplex_10"]
