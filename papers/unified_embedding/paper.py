@@ -51,13 +51,15 @@ class Config:
     # angles
     budgets: str = "200,100,50,20,10,5,2,1"
     angle_steps: int = 1880
-    angle_lr: float = 2e-3
+    angle_lr: float = 4e-3
 
 
 SPLIT: dict[str, Any] = {"table": "split"}
 FAIR: dict[str, Any] = {**SPLIT, "whole_up_to": 128}
 BUDGETS = (100, 50, 10)
 TENTH: dict[str, Any] = {"budget": 10.0}
+SINGLE: dict[str, Any] = {"head": "single", "lr": 4e-3}
+PARALLEL: dict[str, Any] = {"head": "parallel", "lr": 4e-3}
 
 
 def of_budget(name: str, title: str, role: Any, options: dict[str, Any], budgets: tuple[int, ...]) -> list[Arm]:
@@ -73,13 +75,13 @@ ARMS = (
     *of_budget("unsalted", "one hashed table without salts", "ablation", {"salted": False}, (100, 10)),
     Arm("chunks-2-10", "one hashed table, two chunks a feature, 10 % rows", "ablation", {**TENTH, "chunks": 2}),
     Arm("chunks-4-10", "one hashed table, four chunks a feature, 10 % rows", "ablation", {**TENTH, "chunks": 4}),
-    Arm("single-multiplex-10", "single layer, one hashed table, 10 % rows", "method", {**TENTH, "head": "single"}),
+    Arm("single-multiplex-10", "single layer, one hashed table, 10 % rows", "method", {**TENTH, **SINGLE}),
     Arm("single-split-10", "single layer, hashed table per feature, 10 % rows", "baseline",
-        {**TENTH, **SPLIT, "head": "single"}),
+        {**TENTH, **SPLIT, **SINGLE}),
     Arm("parallel-multiplex-10", "weights kept parallel, one hashed table, 10 % rows", "control",
-        {**TENTH, "head": "parallel"}),
+        {**TENTH, **PARALLEL}),
     Arm("parallel-split-10", "weights kept parallel, hashed table per feature, 10 % rows", "control",
-        {**TENTH, **SPLIT, "head": "parallel"}),
+        {**TENTH, **SPLIT, **PARALLEL}),
     Arm("angles", "single-layer models over table sizes, one hashed table", "method", {"kind": "angles"}),
     Arm("angles-split", "single-layer models over table sizes, hashed table per feature", "control",
         {"kind": "angles", **SPLIT}),
@@ -87,18 +89,18 @@ ARMS = (
 
 SETTINGS = (
     Setting(
-        "clicks", "Generated clicks, vocabularies of 2 to 4,000", "clicks", "generated", {"data": "clicks"},
+        "clicks", "Generated clicks, vocabularies of 2 to 4,000", "clicks", "generated", {"data": "clicks", "lr": 4e-3},
         note="Seven features with Zipfian values; biases and latent products make the log-odds. Stands in for click "
         "logs. Tables in proportion to vocabularies leave the smallest features a row or two.",
     ),
     Setting(
         "clicks-even", "Generated clicks, eight vocabularies of 1,000", "clicks-even", "generated",
-        {"data": "clicks-even"},
+        {"data": "clicks-even", "lr": 1e-3},
         note="No feature is small, so that a gain cannot come from what the split does to small ones: here only the "
         "kind of collision differs.",
     ),
     Setting(
-        "token-kinds", "Is the next token a name", "token-kinds", "bundled", {"data": "token-kinds"},
+        "token-kinds", "Is the next token a name", "token-kinds", "bundled", {"data": "token-kinds", "lr": 1.6e-2},
         note="Eight features of Python's own sources, with vocabularies as they are. Stands in for real logs.",
     ),
     Setting(
