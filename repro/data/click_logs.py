@@ -1,13 +1,14 @@
 """MovieLens-1M, Avazu and Criteo: original files under ``REPRO_DATA_DIR``, as their publishers give them.
 
-Which values a feature keeps: the most frequent ones, as many as asked for less one; value 0 stands for all others. The
-logs are of tens of millions of rows, so they are read in pieces, twice, and kept under ``REPRO_CACHE``.
+A feature of Avazu or Criteo that has more values than are asked for keeps the most frequent ones, less one: value 0
+then stands for all others. These logs are of tens of millions of rows, so they are read in pieces, twice, and kept
+under ``REPRO_CACHE``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,10 @@ CRITEO = tuple(f"C{i}" for i in range(1, 27))
 CRITEO_SIZES = (
     676, 533, 17447, 19995, 180, 13, 9693, 337, 3, 14637, 4378, 17795, 3067, 26, 6504, 18679, 10, 3102, 1557, 3, 18230,
     10, 14, 13079, 56, 10581,
+)  # fmt: skip
+#: As for Criteo, 252,838 in all.
+AVAZU_SIZES = (
+    24, 8, 8, 3317, 3887, 24, 4438, 277, 29, 67767, 163804, 6217, 6, 5, 2309, 9, 10, 405, 5, 66, 167, 56,
 )  # fmt: skip
 PIECE = 1_000_000
 
@@ -72,10 +77,12 @@ def movielens(seed: int = 0, *, threes: bool = False) -> ClickData:
     return _data("movielens", MOVIELENS, ids, labels, dense, _cut(shuffled, (0.8, 0.1)), seed)
 
 
-def avazu(seed: int = 0, *, values: int = 252_838, limit: int | None = None) -> ClickData:
+def avazu(seed: int = 0, *, sizes: Sequence[int] = AVAZU_SIZES, limit: int | None = None) -> ClickData:
     """Avazu's log (Kaggle, 2014): 22 features, the hour being that of the day; 81 / 9 / 10 at random by ``seed``.
 
-    ``values``: kept, of all features together, those that are most frequent in the log. ``limit``: rows that are read.
+    Args:
+        sizes: values kept of each feature, the most frequent ones.
+        limit: rows that are read.
 
     Raises MissingData without ``avazu/train.csv``, ``train`` or either with ``.gz``.
     """
@@ -88,8 +95,8 @@ def avazu(seed: int = 0, *, values: int = 252_838, limit: int | None = None) -> 
         for piece in pd.read_csv(path, usecols=names, dtype=str, chunksize=PIECE, nrows=limit):
             yield piece.assign(hour=piece["hour"].str[-2:])
 
-    identity = {"file": file_fingerprint(path), "values": values, "limit": limit}
-    build = _coder(pieces, AVAZU, (), "click", lambda counts: _most_frequent(counts, values))
+    identity = {"file": file_fingerprint(path), "sizes": list(sizes), "limit": limit}
+    build = _coder(pieces, AVAZU, sizes, (), "click")
     ids, labels, dense = _arrays(cached("avazu", identity, __name__, build), AVAZU, ())
     shuffled = torch.randperm(len(labels), generator=_generator("avazu", seed))
     return _data("avazu", AVAZU, ids, labels, dense, _cut(shuffled, (0.81, 0.09)), seed)
@@ -102,7 +109,7 @@ def criteo(seed: int = 0, *, sizes: Sequence[int] = CRITEO_SIZES, limit: int | N
     ``log(x + 1)``, the second ``log(x + 4)``, the argument no less than 1; absent ones are 0.
 
     Args:
-        sizes: values kept of each feature, the most frequent ones; the last place is shared by all others.
+        sizes: values kept of each feature, the most frequent ones.
         limit: rows that are read.
 
     Raises MissingData without ``criteo/train.txt``, or that with ``.gz``.
@@ -121,11 +128,7 @@ def criteo(seed: int = 0, *, sizes: Sequence[int] = CRITEO_SIZES, limit: int | N
             yield piece
 
     identity = {"file": file_fingerprint(path), "sizes": list(sizes), "limit": limit}
-    most = dict(zip(CRITEO, sizes, strict=True))
-    build = _coder(
-        pieces, CRITEO, CRITEO_DENSE, "label",
-        lambda counts: {name: list(counts[name].index[: most[name] - 1]) for name in CRITEO},
-    )  # fmt: skip
+    build = _coder(pieces, CRITEO, sizes, CRITEO_DENSE, "label")
     ids, labels, dense = _arrays(cached("criteo", identity, __name__, build), CRITEO, CRITEO_DENSE)
     cut = 6 * len(labels) // 7
     last = cut + torch.randperm(len(labels) - cut, generator=_generator("criteo", seed))
@@ -150,25 +153,14 @@ def _files(folder: str, names: Sequence[str], origin: str) -> list[Path]:
     return found
 
 
-def _most_frequent(counts: Mapping[str, pd.Series], values: int) -> dict[str, list[str]]:
-    """The values kept so that all features, each with a place for other values, have ``values`` places."""
-    import pandas as pd
-
-    ranked = pd.concat(dict(counts)).sort_values(ascending=False, kind="stable")
-    kept: dict[str, list[str]] = {name: [] for name in counts}
-    for name, value in ranked.index[: max(0, values - len(counts))]:
-        kept[name].append(value)
-    return kept
-
-
 def _coder(
     pieces: Callable[[], Iterable[pd.DataFrame]],
     features: Sequence[str],
+    sizes: Sequence[int],
     dense: Sequence[str],
     label: str,
-    choose: Callable[[Mapping[str, pd.Series]], Mapping[str, Sequence[str]]],
 ) -> Callable[[], Dataset]:
-    """What reads a log twice: once to count values, once to code them by their rank among those kept (0: others)."""
+    """What reads a log twice: once to count values, once to code them by their rank in frequency (0: all others)."""
 
     def build() -> Dataset:
         from datasets import Dataset
@@ -178,20 +170,19 @@ def _coder(
             for name in features:
                 found = piece[name].fillna("").value_counts(sort=False)
                 counts[name] = counts[name].add(found, fill_value=0) if name in counts else found
-        ordered = {
-            name: count.sort_index().sort_values(ascending=False, kind="stable") for name, count in counts.items()
-        }
-        codes = {name: {v: i + 1 for i, v in enumerate(values)} for name, values in choose(ordered).items()}
-
-        def coded() -> Iterator[dict[str, np.ndarray]]:
-            for piece in pieces():
-                yield {
-                    **{n: piece[n].fillna("").map(codes[n]).fillna(0).to_numpy(np.int32) for n in features},
-                    **{n: piece[n].to_numpy(np.float32) for n in dense},
-                    "label": piece[label].astype(int).to_numpy(np.int8),
-                }
-
-        parts = list(coded())
+        codes: dict[str, dict[str, int]] = {}
+        for name, size in zip(features, sizes, strict=True):
+            ranked = counts[name].sort_index().sort_values(ascending=False, kind="stable").index
+            others = len(ranked) > size
+            codes[name] = {v: i + others for i, v in enumerate(ranked[: size - others])}
+        parts = [
+            {
+                **{n: piece[n].fillna("").map(codes[n]).fillna(0).to_numpy(np.int32) for n in features},
+                **{n: piece[n].to_numpy(np.float32) for n in dense},
+                "label": piece[label].astype(int).to_numpy(np.int8),
+            }
+            for piece in pieces()
+        ]
         return Dataset.from_dict({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
     return build

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from repro.data import MissingData
-from repro.data.click_logs import AVAZU, CRITEO, CRITEO_SIZES, avazu, criteo, movielens
+from repro.data.click_logs import AVAZU, AVAZU_SIZES, CRITEO, CRITEO_SIZES, avazu, criteo, movielens
 
 
 @pytest.fixture
@@ -62,16 +62,16 @@ def test_avazu(folder):
         lines.append(",".join([str(10**18 + i), str(int(i % 5 == 0)), *values]))
     with gzip.open(place / "train.gz", "wt") as file:
         file.write("\n".join(lines))
-    data = avazu(values=100)
+    data = avazu(sizes=(24, *[3] * 21))
     assert data.features == AVAZU
-    assert data.vocab_size == 100
+    hours = {line.split(",")[2][-2:] for line in lines[1:]}
+    assert data.sizes == (len(hours), *[3] * 21)  # all hours; of five values two, and all others together
     assert len(labels_of(data)) == 500
     assert int(labels_of(data).sum()) == 100
     assert [len(p.labels) for p in (data.train, data.validation, data.test)] == [405, 45, 50]
-    hours = {line.split(",")[2][-2:] for line in lines[1:]}
-    whole = avazu(values=10_000)
-    assert whole.sizes[0] == len(hours) + 1
-    assert (rows_of(whole) > 0).all()
+    counts = rows_of(data)[:, 1].bincount()
+    assert counts[0] > counts[1] >= counts[2]
+    assert avazu().sizes == (len(hours), *[5] * 21)
     assert len(labels_of(avazu(limit=50))) == 50
 
 
@@ -103,10 +103,11 @@ def test_criteo(folder):
     assert torch.equal(batch.inputs[:, :26].long(), data.train.ids[:3].long())
 
 
-def test_published_sizes_of_criteo():
+def test_published_sizes_of_vocabularies():
     assert len(CRITEO_SIZES) == len(CRITEO) == 26
     assert sum(CRITEO_SIZES) == 160_605
-    assert len(AVAZU) == 22
+    assert len(AVAZU_SIZES) == len(AVAZU) == 22
+    assert sum(AVAZU_SIZES) == 252_838
 
 
 @pytest.mark.parametrize("load", [movielens, avazu, criteo])

@@ -20,6 +20,7 @@ from papers.unified_embedding.method import (
     pairwise_angles,
 )
 from papers.unified_embedding.paper import EQUAL, PAPER, Config
+from repro.data.click_logs import AVAZU_SIZES, CRITEO_SIZES
 from repro.models.dcn import ClickModel
 from repro.models.feature_tables import FeatureTables, proportional_rows
 
@@ -324,5 +325,7 @@ def test_published_sizes():
     assert counted["kb_movielens_50"] == pytest.approx(791, abs=0.5)
     assert counted["kb_movielens_10"] == pytest.approx(158, abs=0.5)
     assert (counted["tables_split"], counted["tables_multiplex"]) == (26, 1)
-    # at a tenth of the rows a value of the smallest hashed features meets far more of its own kind in its own table
-    assert counted["criteo_intra_split_10"] > 9 > 1.3 > counted["criteo_intra_multiplex_10"]
+    # a value meets at most ten of its own feature's in a tenth of the rows of its own table, and hardly one in a shared
+    assert counted["intra_split_criteo_10"] > 9 > 1.3 > counted["intra_multiplex_criteo_10"]
+    assert counted["one_row_features_criteo_10"] == sum(n < 20 for n in CRITEO_SIZES)
+    assert counted["one_row_features_avazu_1"] == sum(n < 200 for n in AVAZU_SIZES)
