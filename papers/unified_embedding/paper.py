@@ -378,7 +378,14 @@ PAPER = Paper(
         "published": Preset(
             {"lr": 2e-4, "steps": 300_000, "evaluations": 30},
             per_setting={
-                "movielens": {"dim": 30, "cross": 1, "hidden": "192", "batch": 128},
+                "movielens": {
+                    "dim": 30,
+                    "cross": 1,
+                    "hidden": "192",
+                    "batch": 128,
+                    "steps": 92_000,
+                    "evaluations": 20,
+                },  # fmt: skip
                 "avazu": {"dim": 32, "cross": 1, "hidden": "512,512", "batch": 512},
                 "criteo": {"dim": 39, "cross": 2, "hidden": "748,748", "batch": 512},
             },
