@@ -385,7 +385,7 @@ PAPER = Paper(
                     "batch": 128,
                     "steps": 92_000,
                     "evaluations": 20,
-                },  # fmt: skip
+                },
                 "avazu": {"dim": 32, "cross": 1, "hidden": "512,512", "batch": 512},
                 "criteo": {"dim": 39, "cross": 2, "hidden": "748,748", "batch": 512},
             },
