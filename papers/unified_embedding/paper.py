@@ -247,7 +247,7 @@ CLAIMS = (
                 published=Published("85.37 -> 86.93", TABLE, round(ML[50][0] - ML[100][1], 2)),
             ),
             gain(
-                "fifth", "one table of a tenth of the rows minus a table per feature of half", 
+                "fifth", "one table of a tenth of the rows minus a table per feature of half",
                 {"multiplex-10": 1.0, "split-50": -1.0}, role="secondary", matched=EQUAL[1:],
                 conditions=(LEARNS, costs(50)),
                 published=Published("83.00 -> 82.00", TABLE, round(ML[10][0] - ML[50][1], 2)),
