@@ -306,6 +306,8 @@ def _write_paper(
 ) -> None:
     paper = told.paper
     places = views.places(told, links)
+    for picture in (p for place in places for p in place.pictures):
+        pages.put(f"{PAGES}/{folder}/{picture.file}", picture.content)
     unfinished = told.unfinished
     judged_or_smoke = sum(not s.judged for s in told.records)
     pages.write(
@@ -410,7 +412,10 @@ def _write(path: Path, content: str | bytes) -> None:
 def _prune(folder: Path, keep: set[str]) -> None:
     """Remove pages and data of papers or settings that are gone; nothing but what this module writes."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".html", ".json", ".csv") and path.relative_to(folder.parent).as_posix() not in keep:
+        if (
+            path.suffix in (".html", ".json", ".csv", ".png", ".svg")
+            and path.relative_to(folder.parent).as_posix() not in keep
+        ):
             path.unlink()
 
 

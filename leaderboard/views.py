@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -456,6 +457,27 @@ class Place:
     link: str
     stale: bool
     chart: dict[str, Any] = field(default_factory=dict)
+    pictures: tuple[Shown, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of a run, and the file of the site that it becomes."""
+
+    arm: str
+    seed: int
+    name: str
+    text: str
+    file: str
+    data: str
+
+    @property
+    def content(self) -> bytes:
+        """The file's bytes; empty where the record holds no base64."""
+        try:
+            return base64.b64decode(self.data, validate=True)
+        except ValueError:
+            return b""
 
 
 def places(story: Story, pages: Mapping[str, str]) -> list[Place]:
@@ -530,7 +552,18 @@ def _place(paper: Paper, scale: str, setting: str, group: list[Sourced], pages: 
         next((pages[s.record.key] for s in group if s.record.key in pages), ""),
         all(line.stale for line in lines),
         chart,
+        tuple(p for name in names for p in _pictures(paper, by_arm[name])),
     )
+
+
+def _pictures(paper: Paper, runs: Sequence[Sourced]) -> Iterator[Shown]:
+    """Those of the first seed of an arm that has any: the same seed for all arms, as runs are whole seeds."""
+    record = next((s.record for s in runs if s.record.pictures and s.record.status == "ok"), None)
+    if record is None:
+        return
+    for name, picture in record.pictures.items():
+        file = f"{slug(record.key)}-{slug(name)}.{picture['kind']}"
+        yield Shown(paper.arm(record.arm).title, record.seed, name, picture["text"], file, picture["data"])
 
 
 def band(values: Sequence[float]) -> tuple[float, float, float]:

@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 
 SCHEMA = 1
+#: Kinds of pictures, with their media types.
+PICTURES = {"png": "image/png", "svg": "image/svg+xml"}
 STATUSES = ("ok", "diverged", "failed", "timeout", "memory")
 
 
@@ -38,6 +40,8 @@ class Record:
             ``params_active``, ``train_flops``, ``peak_memory_bytes``, ``wall_s``... What matching is audited on.
         data: name, kind and fingerprint of the data read.
         tables: small arrays for the page (co-activation matrices and the like).
+        pictures: what a reader looks at rather than reads, by name: ``kind`` (``png`` or ``svg``), ``text`` (what it
+            shows, in words) and ``data`` (base64). Absent in the text of a record that has none.
         environment: package versions and hardware.
         provenance: commit, whether the tree was dirty, start (UTC), wall time in seconds.
         error: type, message and traceback when the run did not end well.
@@ -61,6 +65,7 @@ class Record:
     provenance: dict[str, Any] = field(default_factory=dict)
     error: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+    pictures: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def device_kind(self) -> str:
@@ -70,7 +75,10 @@ class Record:
     def to_json(self) -> str:
         """One line of strict JSON, keys in the order of the fields, floats to 9 significant digits; sealed anew when it
         has a digest."""
-        text = json.dumps(plain(asdict(self)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        content = plain(asdict(self))
+        if not self.pictures:
+            del content["pictures"]
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return _seal(text) if "digest" in self.provenance else text
 
     @classmethod
@@ -132,6 +140,12 @@ class Record:
             for axis in "xy":
                 if not set(map(type, curve[axis])) <= _NUMBERS:
                     curve[axis] = [_number("curves", name, v) for v in curve[axis]]
+        for name, picture in raw.get("pictures", {}).items():
+            parts = picture.items() if isinstance(picture, dict) else ()
+            if {k for k, v in parts if isinstance(v, str)} != {"kind", "text", "data"} or picture[
+                "kind"
+            ] not in PICTURES:
+                raise BadRecord(f"picture {name!r} is none of {', '.join(PICTURES)} with a text and data")
         return cls(**raw)
 
 
@@ -139,7 +153,8 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("key", "paper", "setting", "arm", "scale", "status", "code"), str),
     **dict.fromkeys(("seed", "schema"), int),
     **dict.fromkeys(
-        ("config", "metrics", "curves", "profile", "data", "tables", "environment", "provenance", "error"), dict
+        ("config", "metrics", "curves", "profile", "data", "tables", "environment", "provenance", "error", "pictures"),
+        dict,
     ),
 }
 _REQUIRED = ("key", "paper", "setting", "arm", "scale", "seed", "status", "config", "code", "schema")
@@ -154,7 +169,7 @@ _DIGEST = '"digest":"'
 
 
 def _seal(text: str) -> str:
-    # the last one: only the error follows the provenance, and a quote inside a string is escaped
+    # the last one: of what follows the provenance nothing has such a name, and a quote inside a string is escaped
     head, mark, tail = text.rpartition(_DIGEST)
     rest = tail[tail.find('"') :]
     return head + mark + hashlib.sha256(f"{head}{mark}{rest}".encode()).hexdigest() + rest

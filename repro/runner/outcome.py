@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,25 @@ class Context:
     progress: Callable[[int, int, float | None], None] = _quiet
 
 
+#: Bytes that the pictures of one run may have together: records are read by the thousand.
+PICTURES_LIMIT = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Something to look at, shown on the paper's page; see `repro.evaluation.pictures` for ways to make one.
+
+    Attributes:
+        kind: ``png`` or ``svg``.
+        content: the file.
+        text: what it shows, in words, for who does not see it.
+    """
+
+    kind: str
+    content: bytes
+    text: str
+
+
 @dataclass(slots=True)
 class Outcome:
     """What an experiment measured; the fields are those of `repro.records.Record`."""
@@ -38,3 +58,14 @@ class Outcome:
     data: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
     diverged: bool = False
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+    def encoded_pictures(self) -> dict[str, dict[str, str]]:
+        """As a record holds them. Raises ValueError when they are larger than `PICTURES_LIMIT` together."""
+        size = sum(len(p.content) for p in self.pictures.values())
+        if size > PICTURES_LIMIT:
+            raise ValueError(f"the pictures of a run have {size} bytes, {PICTURES_LIMIT} are allowed")
+        return {
+            name: {"kind": p.kind, "text": p.text, "data": base64.b64encode(p.content).decode()}
+            for name, p in self.pictures.items()
+        }

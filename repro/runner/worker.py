@@ -60,6 +60,7 @@ def _experiment(function: Callable[..., Outcome], run: Run, progress: Any) -> Ou
     if not isinstance(outcome, Outcome):
         raise TypeError(f"{run.entry} gave a {type(outcome).__name__}, not an Outcome")
     outcome.profile.setdefault("peak_memory_bytes", memory.peak_bytes)
+    outcome.encoded_pictures()  # too many of them: the experiment's fault, and named as such
     return outcome
 
 
@@ -89,6 +90,7 @@ def record_of(run: Run, status: str, outcome: Outcome, error: dict[str, str], st
         profile=outcome.profile,
         data=outcome.data,
         tables=outcome.tables,
+        pictures=outcome.encoded_pictures(),
         environment=environment(run.device),
         # an empty digest asks for a seal
         provenance={
