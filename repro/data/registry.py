@@ -10,20 +10,21 @@ from repro.data.errors import UnknownData
 
 if TYPE_CHECKING:
     from repro.data.base import LanguageData, TupleData
+    from repro.data.hetero import NodeData
     from repro.data.images import ImageData
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples and
-    images.
+    """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
+    images and nodes.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images"] = "language"
+    kind: Literal["language", "tuples", "images", "nodes"] = "language"
     seeded: bool = True
 
 
@@ -57,6 +58,10 @@ ENTRIES = {
     "stdlib-cipher": Entry("repro.data.shifted", "stdlib_cipher"),
     "stdlib-instructions": Entry("repro.data.instructions", "stdlib_instructions", seeded=False),
     "alpaca-gpt4": Entry("repro.data.instructions", "alpaca_gpt4"),
+    "bibliographic": Entry("repro.data.bibliographic", "bibliographic", "nodes"),
+    "dblp": Entry("repro.data.hetero_files", "dblp", "nodes"),
+    "imdb-graph": Entry("repro.data.hetero_files", "imdb", "nodes"),
+    "acm": Entry("repro.data.hetero_files", "acm", "nodes"),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
@@ -108,6 +113,14 @@ def load_images(name: str, *, seed: int = 0, **options: Any) -> ImageData:
     """A classification task on images. ``seed`` is the seed of the task. Raises UnknownData for an unknown name."""
     if not _of_kind(name, "images"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "images")])
+    return _function(name)(seed, **options)
+
+
+def load_nodes(name: str, *, seed: int = 0, **options: Any) -> NodeData:
+    """Classification of nodes of a graph. ``seed`` is the seed of the generation or the split. Raises UnknownData for
+    an unknown name."""
+    if not _of_kind(name, "nodes"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "nodes")])
     return _function(name)(seed, **options)
 
 
