@@ -71,7 +71,7 @@ class HeteroGraph:
         index = self.edges[relation]
         size = (self.counts[relation.head], self.counts[relation.tail])
         ones = torch.ones(index.shape[1], dtype=dtype, device=index.device)
-        return torch.sparse_coo_tensor(index, ones, size, is_coalesced=True)
+        return torch.sparse_coo_tensor(index, ones, size, is_coalesced=True, check_invariants=False)
 
     def follow(self, names: Sequence[str]) -> Tensor:
         """Pairs joined by at least one path of relations, as an edge list [2, E]: the non-zeros of the matrix product.

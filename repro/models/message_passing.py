@@ -8,6 +8,7 @@ paths go edge by edge or through sparse products; each has a plain twin.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,24 @@ def softmax_over_neighbours(logits: Tensor, heads: Tensor, count: int) -> Tensor
 def mean_matrix(edges: Tensor, heads: int, tails: int) -> Tensor:
     """Sparse [heads, tails] with 1 / degree at every edge: times [tails, d] it is the mean over neighbours."""
     degree = torch.bincount(edges[0], minlength=heads).clamp(min=1).float()
-    return torch.sparse_coo_tensor(edges, 1 / degree[edges[0]], (heads, tails)).coalesce()
+    return torch.sparse_coo_tensor(edges, 1 / degree[edges[0]], (heads, tails), check_invariants=False).coalesce()
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, x: Tensor) -> Tensor:
+        ctx.matrix = matrix
+        return torch.sparse.mm(matrix, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, torch.sparse.mm(ctx.matrix.t(), gradients[0])
+
+
+def spread(matrix: Tensor, x: Tensor) -> Tensor:
+    """A constant sparse matrix [heads, tails] times [tails, d]. The matrix belongs to the graph: it gets no gradient, and
+    does not count as something kept for the backward pass."""
+    return _Product.apply(matrix, x)
 
 
 def additive_logits(left: Tensor, right: Tensor, slope: float) -> Tensor:
@@ -105,11 +123,13 @@ class GraphConv(nn.Module):
         loops = torch.arange(nodes, device=edges.device).expand(2, -1)
         index = torch.cat([edges[:, edges[0] != edges[1]], loops], dim=1)
         scale = torch.bincount(index[0], minlength=nodes).float().rsqrt()
-        return torch.sparse_coo_tensor(index, scale[index[0]] * scale[index[1]], (nodes, nodes)).coalesce()
+        return torch.sparse_coo_tensor(
+            index, scale[index[0]] * scale[index[1]], (nodes, nodes), check_invariants=False
+        ).coalesce()
 
     def forward(self, x: Tensor, operator: Tensor) -> Tensor:
         """[nodes, inputs] to [nodes, outputs]."""
-        return torch.sparse.mm(operator, self.linear(x)) + self.bias
+        return spread(operator, self.linear(x)) + self.bias
 
 
 class GraphAttention(nn.Module):
@@ -155,7 +175,7 @@ class RelationalConv(nn.Module):
         """[nodes, inputs] of every type to [nodes, outputs]. ``operators``: `mean_operators` of the graph."""
         out = {kind: self.own[kind](values) for kind, values in x.items()}
         for relation, mean in operators.items():
-            message = torch.sparse.mm(mean, self.relations[relation.name](x[relation.tail]))
+            message = spread(mean, self.relations[relation.name](x[relation.tail]))
             out[relation.head] = out[relation.head] + message
         return out
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from repro.data.bibliographic import bibliographic
-from repro.data.errors import UnknownData
+from repro.data.errors import MissingData, UnknownData
 from repro.data.hetero import HeteroGraph, NodeData, Relation, edge_list, join
 from repro.data.registry import load_nodes
 
@@ -149,3 +149,90 @@ def test_every_author_and_paper_has_its_edges():
 def test_networks_that_cannot_be(options):
     with pytest.raises(ValueError, match=r"planted|papers"):
         bibliographic(0, **options)
+
+
+# --- real data ------------------------------------------------------------------------------------------------
+
+
+def write_magnn(place, types, sizes, pairs, featured, seed=0):
+    """A folder in MAGNN's layout: nodes of all types in one matrix, type by type."""
+    rng = np.random.default_rng(seed)
+    place.mkdir(parents=True)
+    begin = dict(zip(types, np.cumsum([0, *sizes[:-1]]), strict=True))
+    count = dict(zip(types, sizes, strict=True))
+    full = np.zeros((sum(sizes), sum(sizes)))
+    blocks = {}
+    for a, b in pairs:
+        blocks[a + b] = block = rng.random((count[a], count[b])) < 0.5
+        rows, columns = np.ix_(range(begin[a], begin[a] + count[a]), range(begin[b], begin[b] + count[b]))
+        full[rows, columns] = block
+        full[columns.T, rows.T] = block.T
+    sp.save_npz(place / "adjM.npz", sp.csr_matrix(full))
+    np.save(place / "node_types.npy", np.repeat(np.arange(len(types)), sizes))
+    np.save(place / "labels.npy", np.arange(sizes[0]) % 3)
+    np.savez(place / "train_val_test_idx.npz", train_idx=[3, 0], val_idx=[1], test_idx=[2, 4, 5])
+    for number, kind in enumerate(featured):
+        values = rng.random((count[types[number]], 4))
+        if kind == "npz":
+            sp.save_npz(place / f"features_{number}.npz", sp.csr_matrix(values))
+        elif kind == "npy":
+            np.save(place / f"features_{number}.npy", values)
+    return blocks
+
+
+def test_dblp_and_imdb_in_their_layout(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
+    blocks = write_magnn(tmp_path / "dblp" / "DBLP_processed", "APTC", (6, 8, 5, 3), ("AP", "PT", "PC"),
+                         ("npz", "npz", "npy"))  # fmt: skip
+    data = load_nodes("dblp")
+    assert data.graph.counts == {"A": 6, "P": 8, "T": 5, "C": 3}
+    assert [r.name for r in data.graph.relations] == ["AP", "PA", "PT", "TP", "PC", "CP"]
+    for name, block in blocks.items():
+        np.testing.assert_array_equal(scipy_matrix(data.graph, name).toarray() > 0, block)
+    assert sorted(data.graph.features) == ["A", "P", "T"]
+    assert (data.train.tolist(), data.validation.tolist(), data.test.tolist()) == ([0, 3], [1], [2, 4, 5])
+    assert (data.target, data.classes, data.source) == ("A", 3, "real")
+    shortcut = load_nodes("dblp", relations="AC=AP.PC AP AT=AP.PT")
+    assert [r.name for r in shortcut.graph.relations] == ["AC", "CA", "AP", "PA", "AT", "TA"]
+    np.testing.assert_array_equal(
+        scipy_matrix(shortcut.graph, "AC").toarray() > 0, blocks["AP"].astype(int) @ blocks["PC"] > 0
+    )
+
+    write_magnn(tmp_path / "imdb-graph", "MDA", (6, 4, 5), ("MD", "MA"), ("npz", "npz", "npz"))
+    data = load_nodes("imdb-graph")
+    assert data.target == "M"
+    assert [r.name for r in data.graph.relations] == ["MD", "DM", "MA", "AM"]
+
+
+def test_acm_in_its_layout(tmp_path, monkeypatch):
+    from scipy.io import savemat
+
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
+    rng = np.random.default_rng(0)
+    conference = np.array([0, 1, 5, 13, 9, 10, 3, 0, 1, 9])  # 5 and 3 are none of HAN's
+    (tmp_path / "acm").mkdir()
+    authors = rng.random((10, 6)) < 0.4
+    authors[:, 2] = False  # nobody's
+    content = {
+        "PvsC": sp.csc_matrix(np.eye(14)[conference]), "PvsA": sp.csc_matrix(authors.astype(float)),
+        "PvsL": sp.csc_matrix(np.eye(3)[np.arange(10) % 3]), "PvsT": sp.csc_matrix(rng.random((10, 7))),
+    }  # fmt: skip
+    savemat(tmp_path / "acm" / "ACM.mat", content)
+    data = load_nodes("acm", seed=1)
+    kept = np.flatnonzero(~np.isin(conference, (5, 3)))
+    assert data.graph.counts["P"] == len(kept) == 8
+    assert data.labels.tolist() == [0, 1, 1, 2, 2, 0, 1, 2]
+    used = authors[kept].any(0)
+    np.testing.assert_array_equal(scipy_matrix(data.graph, "PA").toarray() > 0, authors[kept][:, used])
+    np.testing.assert_allclose(data.graph.features["P"].numpy(), content["PvsT"].toarray()[kept], rtol=1e-6)
+    assert not torch.equal(data.test, load_nodes("acm", seed=2).test)
+
+
+@pytest.mark.parametrize("name", ["dblp", "imdb-graph", "acm"])
+def test_absent_files_are_named(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("REPRO_DATA_DIR", raising=False)
+    with pytest.raises(MissingData, match=rf"(?s){name}.*REPRO_DATA_DIR"):
+        load_nodes(name)
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
+    with pytest.raises(MissingData, match=name):
+        load_nodes(name)
