@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.data.hetero import HeteroGraph, Relation, join
-from repro.models.message_passing import NodeInput, additive_logits, attend
+from repro.models.message_passing import NodeInput, additive_logits, attend, edge_weights
 
 #: Slope of the LeakyReLU under the attention.
 SLOPE = 0.2
@@ -136,14 +136,17 @@ class LatteLayer(nn.Module):
                 (left[relation.head] * self.attend_left[number]).sum(-1),
                 (right[relation.tail] * self.attend_right[number]).sum(-1),
             )
-            messages, alpha = attend(
-                *halves, right[relation.tail], edges[relation], sharpen=self.sharpen[number], slope=SLOPE,
-                dropout=self.dropout if self.training else 0.0,
-            )  # fmt: skip
-            attended[relation] = Attended(edges[relation], alpha.amax(1), *halves)
+            options = {"sharpen": self.sharpen[number], "slope": SLOPE}
             if relation.head in out:
+                messages, alpha = attend(
+                    *halves, right[relation.tail], edges[relation], dropout=self.dropout if self.training else 0.0,
+                    **options,
+                )  # fmt: skip
                 share = beta[relation.head][:, self.of(relation.head).index(relation), None]
                 out[relation.head] = out[relation.head] + share * messages.flatten(1)
+            else:
+                alpha = edge_weights(*halves, edges[relation], **options)
+            attended[relation] = Attended(edges[relation], alpha.amax(1), *halves)
         return {kind: F.relu(x) for kind, x in out.items()}, beta, attended
 
     def edge_logits(self, relation: Relation, found: Attended, edges: Tensor) -> Tensor:

@@ -49,10 +49,10 @@ class Config:
     classifier_dropout: float = 0.4
     # training
     lr: float = 4e-3
-    steps: int = 150
+    steps: int = 250
     weight_decay: float = 1e-2
     clip: float = 0.0
-    evaluations: int = 30
+    evaluations: int = 50
     # read-outs
     planted_relation: str = "AP.PC"
     term_relation: str = "AP.PT"
@@ -80,7 +80,7 @@ SETTINGS = (
     Setting(
         "venues", "Generated network, area shown by venues", "bibliographic", "generated", {},
         note="600 authors, 1,500 papers, 20 venues, 120 terms; an author's label is the area of most of their papers, "
-        "read along author - paper - venue, two steps away; authors have no direct edges to venues. Stands in for DBLP.",
+        "read along author - paper - venue, two steps away; no edge joins authors and venues. Stands in for DBLP.",
     ),
     Setting(
         "inductive", "The same, test authors unseen in training", "bibliographic", "generated", {"inductive": True},
@@ -304,14 +304,14 @@ PAPER = Paper(
         "smoke": Preset({"authors": 80, "papers": 160, "steps": 8, "evaluations": 2}, seeds=1, time_limit=300),
         "laptop": Preset(settings=("venues", "inductive", "papers"), seeds=5, time_limit=900),
         "gpu": Preset(
-            {"steps": 250, "lr": 1e-3},
+            {"lr": 1e-3},
             settings=("dblp",),
             arms={"dblp": REAL_ARMS},
             time_limit=3600,
             needs="one GPU with 16 GiB; DBLP in MAGNN's layout under REPRO_DATA_DIR",
         ),
         "published": Preset(
-            {"steps": 250, "lr": 1e-3},
+            {"lr": 1e-3},
             settings=("dblp", "dblp-inductive", "imdb", "acm"),
             arms=dict.fromkeys(("dblp", "dblp-inductive", "imdb", "acm"), REAL_ARMS),
             time_limit=24 * 3600,

@@ -1,5 +1,5 @@
 """Parameters of LATTE and its competitors on the paper's DBLP at the published width, and what GTN's products would
-take as dense matrices. Models that are built here are counted on the meta device, others by arithmetic on their code."""
+take as dense matrices. Models built here are counted on the meta device, others by arithmetic on their code."""
 
 from __future__ import annotations
 

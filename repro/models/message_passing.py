@@ -52,14 +52,22 @@ class _Product(torch.autograd.Function):
 
 
 def spread(matrix: Tensor, x: Tensor) -> Tensor:
-    """A constant sparse matrix [heads, tails] times [tails, d]. The matrix belongs to the graph: it gets no gradient, and
-    does not count as something kept for the backward pass."""
+    """A constant sparse matrix [heads, tails] times [tails, d]. The matrix belongs to the graph: it gets no
+    gradient, and does not count as something kept for the backward pass."""
     return _Product.apply(matrix, x)
 
 
 def additive_logits(left: Tensor, right: Tensor, slope: float) -> Tensor:
     """``LeakyReLU(left + right)``, the additive attention of GAT before its softmax."""
     return F.leaky_relu(left + right, slope)
+
+
+def edge_weights(
+    left: Tensor, right: Tensor, edges: Tensor, *, sharpen: Tensor | float = 1.0, slope: float = 0.2
+) -> Tensor:  # fmt: skip
+    """The weights [E, H] of `attend_sparse` alone, for edges whose messages nobody needs."""
+    i, j = edges
+    return softmax_over_neighbours(sharpen * additive_logits(left[i], right[j], slope), i, len(left))
 
 
 def attend_sparse(
@@ -81,8 +89,7 @@ def attend_sparse(
         one over the edges of a head node.
     """
     i, j = edges
-    logits = sharpen * additive_logits(left[i], right[j], slope)
-    alpha = softmax_over_neighbours(logits, i, len(left))
+    alpha = edge_weights(left, right, edges, sharpen=sharpen, slope=slope)
     kept = F.dropout(alpha, dropout, training=dropout > 0)
     return sum_over_neighbours(kept[..., None] * values[j], i, len(left)), alpha
 
