@@ -107,7 +107,7 @@ def fit_nodes(
         own, auxiliary, _ = loss_on(seen, data.train)
         return own if auxiliary is None else own + auxiliary
 
-    profile = profile_nodes(model, step_loss, optimisation.steps, len(data.train))
+    profile = profile_nodes(model, step_loss, optimisation.steps, len(data.train), context.seed)
     groups = [
         {"params": [p for n, p in model.named_parameters() if decayed(n) == wanted],
          "weight_decay": optimisation.weight_decay if wanted else 0.0}
@@ -166,10 +166,13 @@ def fit_nodes(
     return FittedNodes(outcome, data.graph)
 
 
-def profile_nodes(model: nn.Module, loss: Callable[[], Tensor], steps: int, labelled: int) -> dict[str, float]:
+def profile_nodes(
+    model: nn.Module, loss: Callable[[], Tensor], steps: int, labelled: int, seed: int
+) -> dict[str, float]:  # fmt: skip
     """What fairness is audited on: parameters, ``train_samples`` (labelled nodes times steps), ``steps``,
     ``train_flops`` (of matrix products; sums over neighbours are not counted) and ``activation_bytes``."""
     with torch.random.fork_rng():
+        torch.manual_seed(order_seed("sampling", seed))
         forward, step = count_step(model, loss)
         activations = saved_bytes(lambda _: loss(), model)
     return count_parameters(model) | {

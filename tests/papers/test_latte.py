@@ -8,6 +8,8 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 
+from papers.latte.baselines import HAN, HGTLayer
+from papers.latte.experiment import build, decayed, load, run
 from papers.latte.method import (
     LATTE,
     LatteLayer,
@@ -16,9 +18,13 @@ from papers.latte.method import (
     relation_table,
     strong_edges,
 )
+from papers.latte.paper import PAPER, Config
+from papers.latte.published import accounting, gtn, han
 from repro.data.bibliographic import bibliographic
 from repro.data.hetero import HeteroGraph, Relation, edge_list
 from repro.models.message_passing import sum_over_neighbours
+from repro.runner import Context
+from repro.training.full_graph import xavier
 
 SIZES = {"authors": 24, "papers": 40, "venues": 4, "terms": 8, "features": 5}
 
@@ -296,3 +302,176 @@ def test_hidden_nodes_say_nothing():
         assert torch.equal(a[kind], b[kind])
     assert torch.equal(a["A"][data.train], b["A"][data.train])
     assert not torch.equal(a["A"][data.test], b["A"][data.test])
+
+
+# --- experiment -----------------------------------------------------------------------------------------------
+
+
+def outcome(setting, arm, scale="smoke", seed=1007, **options):
+    config = PAPER.resolve(setting, arm, scale, options)
+    return run(Config(**config), Context(seed=seed))
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    arms = ("latte-2", "latte-1", "latte-2-wide", "rgcn", "hgt", "han-right", "features", "latte-2-proximity")
+    return {arm: outcome("venues", arm) for arm in arms}
+
+
+def test_arms_of_a_seed_are_matched_and_described(outcomes):
+    assert len({o.data["fingerprint"] for o in outcomes.values()}) == 1
+    for name in ("train_samples", "steps"):
+        assert len({o.profile[name] for o in outcomes.values()}) == 1
+    width = {arm: o.profile["embedding_width"] for arm, o in outcomes.items()}
+    assert set(width.values()) == {64.0, 128.0}
+    assert [arm for arm, w in width.items() if w == 128] == ["latte-2-wide"]
+    for o in outcomes.values():
+        assert set(o.metrics) <= set(PAPER.metrics)
+        assert o.profile["train_flops"] > 0
+    assert {"beta_margin", "beta_terms", "edges_kept"} <= set(outcomes["latte-2"].metrics)
+
+
+def test_what_is_read_out(outcomes):
+    tables = outcomes["latte-2"].tables
+    second = tables["beta"]["order 2"]
+    assert list(second) == ["AP.PA", "AP.PC", "AP.PT", "self"]
+    assert sum(mean for mean, _ in second.values()) == pytest.approx(1.0, abs=1e-5)
+    metrics = outcomes["latte-2"].metrics
+    best_other = max(second["AP.PA"][0], second["AP.PT"][0])
+    assert metrics["beta_margin"] == pytest.approx(100 * (second["AP.PC"][0] - best_other))
+    matrix = tables["relation_attention"]["order 1"]
+    assert [len(row) for row in matrix] == [4] * 4
+    assert matrix[0][1] == pytest.approx(tables["beta"]["order 1"]["AP"][0], abs=0.05)
+    assert 0 < metrics["edges_kept"] < 100
+    assert outcome("venues", "latte-2-unfiltered").metrics["edges_kept"] == 100.0
+
+
+def test_a_run_is_what_its_seed_says():
+    first, again = (outcome("venues", "latte-2-proximity") for _ in range(2))
+    assert first.metrics == again.metrics
+    assert outcome("venues", "latte-2-proximity", seed=1008).metrics["loss"] != first.metrics["loss"]
+
+
+def test_models_of_a_seed_start_alike_where_they_can():
+    data = load(Config(authors=80, papers=160), 3)
+    latte_1, latte_2 = (dict(build(Config(layers=n), data, 3).named_parameters()) for n in (1, 2))
+    for name, value in latte_1.items():
+        assert name.startswith("classifier") or torch.equal(value, latte_2[name]), name
+    assert torch.equal(latte_2["embedder.layers.0.sharpen"], torch.ones(6))
+    weights = latte_2["embedder.layers.0.left.A.weight"]
+    assert float(weights.detach().std()) == pytest.approx((2 * 2 / 128) ** 0.5, rel=0.1)
+    with pytest.raises(ValueError, match="model"):
+        build(Config(model="x"), data, 3)
+
+
+def test_weight_decay_spares_biases_embeddings_and_sharpening():
+    data = load(Config(authors=80, papers=160), 3)
+    spared = {name for name, _ in build(Config(), data, 3).named_parameters() if not decayed(name)}
+    assert "embedder.layers.1.sharpen" in spared
+    assert "embedder.input.embedding.C.weight" in spared
+    assert "embedder.layers.0.left.A.bias" in spared
+    assert "embedder.layers.0.left.A.weight" not in spared
+    assert "embedder.input.project.A.weight" not in spared
+
+
+def test_hgt_is_its_formulas_written_out():
+    data = load(Config(authors=10, papers=20), 3)
+    graph = data.graph
+    torch.manual_seed(0)
+    layer = HGTLayer(graph.types, graph.relations, 6, 2, 0.0)
+    xavier(layer, 0)
+    with torch.no_grad():
+        layer.prior.uniform_(0.5, 2)
+        layer.skip.uniform_(-1, 1)
+    h = {kind: torch.randn(n, 6) for kind, n in graph.counts.items()}
+    found = layer(h, graph)
+    for number, kind in enumerate(graph.types):
+        for i in range(min(4, len(h[kind]))):
+            logits, values = [], []
+            for place, (relation, edges) in enumerate(graph.edges.items()):
+                if relation.head != kind:
+                    continue
+                for j in edges[1][edges[0] == i].tolist():
+                    key = layer.key[relation.tail](h[relation.tail][j]).view(2, 3)
+                    value = layer.value[relation.tail](h[relation.tail][j]).view(2, 3)
+                    query = layer.query[kind](h[kind][i]).view(2, 3)
+                    rows = [key[head] @ layer.attention[place, head] @ query[head] for head in range(2)]
+                    logits.append(torch.stack(rows) * layer.prior.view(-1, 2)[place] / 3**0.5)
+                    values.append(torch.stack([value[head] @ layer.message[place, head] for head in range(2)]))
+            new = torch.zeros(2, 3)
+            if logits:
+                new = (torch.stack(logits).softmax(0)[..., None] * torch.stack(values)).sum(0)
+            gate = layer.skip[number].sigmoid()
+            wanted = gate * layer.out[kind](F.gelu(new.flatten())) + (1 - gate) * h[kind][i]
+            torch.testing.assert_close(found[kind][i], layer.norm[kind](wanted))
+
+
+def test_han_looks_along_its_path_only():
+    data = load(Config(authors=80, papers=160), 3)
+    model = HAN(data.graph, "A", ["AP.PC.CP.PA"], 8, 2, 0.0, 0.0)
+    xavier(model, 0)
+    (pairs,) = model.pairs(data.graph)
+    near = data.graph.follow(["AP", "PC", "CP", "PA"])
+    assert {tuple(p) for p in pairs.T.tolist()} == {tuple(p) for p in near.T.tolist()} | {(i, i) for i in range(80)}
+    out = model(data.graph)
+    far = next(j for j in range(80) if not ((pairs[0] == 0) & (pairs[1] == j)).any())
+    features = {**data.graph.features, "A": data.graph.features["A"].clone()}
+    features["A"][far] += 5
+    other = model(HeteroGraph(data.graph.counts, data.graph.edges, features))
+    torch.testing.assert_close(other[0], out[0])
+    assert not torch.allclose(other[far], out[far])
+
+
+@pytest.mark.parametrize("arm", ["latte-2", "latte-2-proximity", "han-right", "hgt"])
+@pytest.mark.parametrize("setting", ["dblp", "dblp-inductive", "imdb"])
+def test_the_published_scale_on_small_files_of_the_same_layout(setting, arm, tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
+    rng = np.random.default_rng(0)
+    types, sizes, pairs = {
+        "dblp": ("APTC", (30, 40, 12, 4), ("AP", "PT", "PC")), "imdb": ("MDA", (30, 12, 20), ("MD", "MA"))
+    }[setting.split("-")[0]]  # fmt: skip
+    place = tmp_path / ("dblp" if setting.startswith("dblp") else "imdb-graph")
+    place.mkdir()
+    begin = dict(zip(types, np.cumsum([0, *sizes[:-1]]), strict=True))
+    full = np.zeros((sum(sizes), sum(sizes)))
+    for a, b in pairs:
+        for i in range(sizes[types.index(a)]):
+            j = rng.integers(sizes[types.index(b)])
+            full[begin[a] + i, begin[b] + j] = full[begin[b] + j, begin[a] + i] = 1
+    sp.save_npz(place / "adjM.npz", sp.csr_matrix(full))
+    np.save(place / "node_types.npy", np.repeat(np.arange(len(types)), sizes))
+    np.save(place / "labels.npy", np.arange(30) % 3)
+    np.savez(place / "train_val_test_idx.npz", train_idx=np.arange(10), val_idx=np.arange(10, 15),
+             test_idx=np.arange(15, 30))  # fmt: skip
+    for number in range(len(types) - 1):
+        sp.save_npz(place / f"features_{number}.npz", sp.csr_matrix(rng.random((sizes[number], 6))))
+    found = outcome(setting, arm, "published", steps=2, evaluations=1)
+    assert found.data["source"] == "real"
+    assert found.profile["embedding_width"] == 128
+    assert set(found.metrics) <= set(PAPER.metrics)
+
+
+# --- published figures ----------------------------------------------------------------------------------------
+
+
+def test_parameters_on_dblp():
+    counted = accounting()
+    assert counted["parameters_layer_1"] == 8 * (128**2 + 128) + 10 * 129 + 6 * 257 == 134_928
+    assert counted["parameters_layer_2"] == 8 * (128**2 + 128) + 16 * 129 + 12 * 257 == 137_244
+    assert (counted["relations_order_1"], counted["relations_order_2"]) == (6, 12)
+    assert counted["parameters_input"] == 4 * (334 * 128 + 128)
+    ours = counted["parameters_input"] + 134_928 + 137_244 + 256 * 4 + 4
+    assert counted["parameters_latte_2"] == ours
+    for name in ("hgt", "han", "gtn", "metapath2vec"):
+        assert counted[f"fewer_than_{name}"] == (ours < counted[f"parameters_{name}"])
+    assert counted["parameters_metapath2vec"] == 27_194 * 128
+    assert counted["gtn_dense_gigabytes"] == pytest.approx(5.4, abs=0.05)
+
+
+def test_han_and_gtn_by_arithmetic_agree_with_modules():
+    """A layer of HAN is the module trained here; GTN's parts are counted one by one."""
+    empty = HeteroGraph({"A": 3}, {}, {"A": torch.zeros(3, 334)})
+    module = HAN(empty, "A", ["x", "y", "z"], 128, 8, 0.0, 0.0)
+    assert han(1) == sum(p.numel() for p in module.parameters()) + 128 * 4 + 4
+    parts = [torch.nn.Linear(334, 128), torch.nn.Linear(4 * 128, 128), torch.nn.Linear(128, 4)]
+    assert gtn(2) == sum(p.numel() for part in parts for p in part.parameters()) + 3 * 4 * 4
