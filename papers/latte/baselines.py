@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +64,8 @@ class HGTLayer(nn.Module):
         self.skip = nn.Parameter(torch.ones(len(types)))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: dict[str, Tensor], graph: HeteroGraph) -> dict[str, Tensor]:
-        """[nodes, width] of every type to the same."""
+    def forward(self, h: Mapping[str, Tensor], graph: HeteroGraph, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """[nodes, width] of every type to the same of the types wanted."""
         split = (self.heads, self.size)
         key, query, value = (
             {kind: side[kind](x).unflatten(1, split) for kind, x in h.items()}
@@ -73,7 +73,7 @@ class HGTLayer(nn.Module):
         )
         prior = self.prior.view(-1, self.heads)
         out = {}
-        for number, kind in enumerate(h):
+        for kind in wanted:
             logits, messages, heads = [], [], []
             for relation, (i, j) in graph.edges.items():
                 if relation.head != kind or not len(i):
@@ -88,7 +88,7 @@ class HGTLayer(nn.Module):
                 i = torch.cat(heads)
                 alpha = softmax_over_neighbours(torch.cat(logits), i, len(h[kind]))
                 new = sum_over_neighbours(alpha[..., None] * torch.cat(messages), i, len(h[kind]))
-            gate = self.skip[number].sigmoid()
+            gate = self.skip[graph.types.index(kind)].sigmoid()
             moved = self.dropout(self.out[kind](F.gelu(new.flatten(1))))
             out[kind] = self.norm[kind](gate * moved + (1 - gate) * h[kind])
         return out
@@ -108,7 +108,7 @@ class HGT(nn.Module):
     def forward(self, graph: HeteroGraph) -> Tensor:
         h = self.input(graph)
         for layer in self.layers:
-            h = layer(h, graph)
+            h = layer(h, graph, (self.target,) if layer is self.layers[-1] else graph.types)
         return h[self.target]
 
 

@@ -384,7 +384,7 @@ def test_hgt_is_its_formulas_written_out():
         layer.prior.uniform_(0.5, 2)
         layer.skip.uniform_(-1, 1)
     h = {kind: torch.randn(n, 6) for kind, n in graph.counts.items()}
-    found = layer(h, graph)
+    found = layer(h, graph, graph.types)
     for number, kind in enumerate(graph.types):
         for i in range(min(4, len(h[kind]))):
             logits, values = [], []
