@@ -38,6 +38,7 @@ def run(config: Config, context: Context) -> Outcome:
     test = data.test
     outcome.metrics["nmi"] = cluster_agreement(embeddings[test.to(context.device)], data.labels[test], data.classes)
     if latte is not None:
+        assert isinstance(model.embedder, LATTE)
         metrics, outcome.tables = read_out(config, model.embedder, latte, data, found.graph)
         outcome.metrics |= metrics
     return outcome

@@ -136,16 +136,16 @@ class LatteLayer(nn.Module):
                 (left[relation.head] * self.attend_left[number]).sum(-1),
                 (right[relation.tail] * self.attend_right[number]).sum(-1),
             )
-            options = {"sharpen": self.sharpen[number], "slope": SLOPE}
+            sharpen = self.sharpen[number]
             if relation.head in out:
                 messages, alpha = attend(
-                    *halves, right[relation.tail], edges[relation], dropout=self.dropout if self.training else 0.0,
-                    **options,
+                    *halves, right[relation.tail], edges[relation], sharpen=sharpen, slope=SLOPE,
+                    dropout=self.dropout if self.training else 0.0,
                 )  # fmt: skip
                 share = beta[relation.head][:, self.of(relation.head).index(relation), None]
                 out[relation.head] = out[relation.head] + share * messages.flatten(1)
             else:
-                alpha = edge_weights(*halves, edges[relation], **options)
+                alpha = edge_weights(*halves, edges[relation], sharpen=sharpen, slope=SLOPE)
             attended[relation] = Attended(edges[relation], alpha.amax(1), *halves)
         return {kind: F.relu(x) for kind, x in out.items()}, beta, attended
 
@@ -204,7 +204,8 @@ class LATTE(nn.Module):
         h = self.input(graph)
         edges = dict(graph.edges)
         collected: dict[str, list[Tensor]] = {kind: [] for kind in wanted}
-        betas, orders = [], []
+        betas: list[dict[str, Tensor]] = []
+        orders: list[dict[Relation, Attended]] = []
         for layer in self.layers:
             assert isinstance(layer, LatteLayer)
             last = layer is self.layers[-1]

@@ -107,10 +107,10 @@ def bibliographic(
     )  # fmt: skip
     order = torch.from_numpy(draws("split").permutation(authors))
     bounds = [round(train * authors), round((train + validation) * authors)]
-    parts = [part.sort().values for part in order.tensor_split(bounds)]
+    known, tried, unknown = (part.sort().values for part in order.tensor_split(bounds))
     top = np.sort(votes, axis=1)
     return NodeData(
-        "bibliographic", graph, "A", torch.from_numpy(labels), areas, *parts, source="generated",
+        "bibliographic", graph, "A", torch.from_numpy(labels), areas, known, tried, unknown, source="generated",
         description=f"{authors} authors and {papers} papers of {areas} areas; the area shows in the {planted}, and in "
         f"terms with probability {term_signal}.",
         details={

@@ -74,7 +74,8 @@ def _magnn(name: str, relations: str, what: str) -> NodeData:
     needed = ("adjM.npz", "node_types.npy", "labels.npy", "train_val_test_idx.npz")
     place = folder(name, needed, layout.source)
     kinds = np.load(place / "node_types.npy")
-    matrix = sparse.load_npz(place / "adjM.npz").tocsr()
+    loaded: Any = sparse.load_npz(place / "adjM.npz")
+    matrix = loaded.tocsr()
     nodes = {kind: np.flatnonzero(kinds == number) for number, kind in enumerate(layout.types)}
     edges = {}
     for pair in layout.pairs:
@@ -128,6 +129,7 @@ def _data(
     what: str, **details: Any,
 ) -> NodeData:  # fmt: skip
     return NodeData(
-        name, graph.with_relations(relations), target, labels, int(labels.max()) + 1, **parts, source="real",
+        name, graph.with_relations(relations), target, labels, int(labels.max()) + 1, parts["train"],
+        parts["validation"], parts["test"], source="real",
         description=what, details={"relations": relations, **details},
     )  # fmt: skip

@@ -110,7 +110,7 @@ def attend_dense(
     return torch.einsum("ijh,jhc->ihc", kept, values), alpha[i, j]
 
 
-def attend(left: Tensor, right: Tensor, values: Tensor, edges: Tensor, **options: float) -> tuple[Tensor, Tensor]:
+def attend(left: Tensor, right: Tensor, values: Tensor, edges: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """`attend_sparse` or `attend_dense`, whichever is faster at this density."""
     dense = edges.shape[1] > DENSE * len(left) * len(right)
     return (attend_dense if dense else attend_sparse)(left, right, values, edges, **options)
