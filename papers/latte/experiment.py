@@ -110,12 +110,14 @@ class Model(nn.Module):
         return self.embedder(graph), None
 
     def forward(self, graph: HeteroGraph) -> Classified:
-        embeddings, found = self.embed(graph, self.proximity and self.training)
+        everything = self.proximity > 0 and self.training
+        embeddings, found = self.embed(graph, everything)
         logits = self.classifier(self.dropout(embeddings))
-        if found is None or not (self.proximity and self.training):
+        if found is None or not everything:
             return Classified(logits)
         assert isinstance(self.embedder, LATTE)
-        return Classified(logits, self.embedder.proximity_loss(found, graph, self.negatives, self.pairs))
+        loss = self.embedder.proximity_loss(found, graph, self.negatives, self.pairs)
+        return Classified(logits, self.proximity * loss)
 
 
 def read_out(
