@@ -59,7 +59,7 @@ class Config:
 
 
 #: Weight of the proximity loss that did best on tuning seeds, of 0.1 and 0.01.
-LOW = 0.1
+LOW = 0.01
 TWO: dict[str, Any] = {"width": 32}
 #: On real data: layers of half the published width, and of the published one.
 HALF = {"gpu": {"width": 64}, "published": {"width": 64}}
