@@ -184,6 +184,7 @@ def test_joins_are_products_of_scipy():
 def test_strong_edges():
     alpha = torch.tensor([0.4, 0.6, 1.0])
     assert strong_edges(alpha, 0.5).tolist() == [False, True, True]
+    assert strong_edges(torch.tensor([0.5, 0.5]), 0.5).all()
     assert strong_edges(alpha, 1.0).tolist() == [False, False, True]
     assert strong_edges(alpha[:2], 1.0).tolist() == [False, True]
     assert strong_edges(alpha, 0.0).all()
