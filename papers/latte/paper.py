@@ -88,6 +88,7 @@ ARMS = (
         {**TWO, "proximity": LOW},
         HALF,
     ),
+    Arm("latte-2-random", "LATTE-2 where venues are drawn at random", "control", {**TWO, "planted": "papers"}),
     Arm("latte-2-terms", "LATTE-2 where terms tell the area", "ablation", {**TWO, "term_signal": 0.6}),
 )
 
@@ -254,6 +255,11 @@ CLAIMS = (
                 "terms", "weight of author - paper - term where terms tell the area minus where they hardly do",
                 {"latte-2-terms": 1.0, "latte-2": -1.0}, "beta_terms", Superiority(), OWN, matched=WIDTH,
                 unit=" %",
+            ),
+            Contrast(
+                "beyond-random", "weight of author - paper - venue minus what it is where venues are drawn at random",
+                {"latte-2": 1.0, "latte-2-random": -1.0}, "beta_planted", Superiority(), OWN, matched=WIDTH,
+                preconditions=(REACHED,), role="secondary", unit=" %",
             ),
             Contrast(
                 "unfiltered", "the same as the first without the edge filter", {"latte-2-unfiltered": 1.0},
