@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
+from scipy.io import savemat
 
 from papers.latte.baselines import HAN, HGTLayer
 from papers.latte.experiment import build, decayed, load, run
@@ -449,6 +450,22 @@ def test_the_published_scale_on_small_files_of_the_same_layout(setting, arm, tmp
     found = outcome(setting, arm, "published", steps=2, evaluations=1)
     assert found.data["source"] == "real"
     assert found.profile["embedding_width"] == 128
+    assert set(found.metrics) <= set(PAPER.metrics)
+
+
+@pytest.mark.parametrize("arm", ["latte-2", "rgcn", "han-right"])
+def test_the_published_scale_on_a_small_file_of_acm_s_layout(arm, tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
+    rng = np.random.default_rng(0)
+    (tmp_path / "acm").mkdir()
+    content = {
+        "PvsC": sp.csc_matrix(np.eye(14)[np.arange(30) % 2]), "PvsT": sp.csc_matrix(rng.random((30, 7))),
+        "PvsA": sp.csc_matrix(np.eye(8)[rng.integers(8, size=30)]),
+        "PvsL": sp.csc_matrix(np.eye(4)[rng.integers(4, size=30)]),
+    }  # fmt: skip
+    savemat(tmp_path / "acm" / "ACM.mat", content)
+    found = outcome("acm", arm, "published", steps=2, evaluations=1)
+    assert (found.data["classes"], found.data["held_out_rows"]) == (2, 21)
     assert set(found.metrics) <= set(PAPER.metrics)
 
 
