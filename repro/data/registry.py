@@ -30,6 +30,7 @@ class Entry:
 
 ENTRIES = {
     "glyphs": Entry("repro.data.glyphs", "glyphs", "images"),
+    "textures": Entry("repro.data.textures", "textures", "images"),
     "composition": Entry("repro.data.tuples", "composition", "tuples"),
     "lookup": Entry("repro.data.tuples", "lookup", "tuples"),
     "lookup-joint": Entry("repro.data.tuples", "lookup_joint", "tuples"),
