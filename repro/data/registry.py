@@ -10,6 +10,7 @@ from repro.data.errors import UnknownData
 
 if TYPE_CHECKING:
     from repro.data.base import LanguageData, TupleData
+    from repro.data.clicks import ClickData
     from repro.data.hetero import NodeData
     from repro.data.images import ImageData
 
@@ -17,20 +18,22 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
-    images and nodes.
+    images, clicks and nodes.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images", "nodes"] = "language"
+    kind: Literal["language", "tuples", "images", "clicks", "nodes"] = "language"
     seeded: bool = True
 
 
 ENTRIES = {
     "glyphs": Entry("repro.data.glyphs", "glyphs", "images"),
     "textures": Entry("repro.data.textures", "textures", "images"),
+    "digits": Entry("repro.data.digits", "digits", "images"),
+    "worn-glyphs": Entry("repro.data.worn_glyphs", "worn_glyphs", "images"),
     "composition": Entry("repro.data.tuples", "composition", "tuples"),
     "lookup": Entry("repro.data.tuples", "lookup", "tuples"),
     "lookup-joint": Entry("repro.data.tuples", "lookup_joint", "tuples"),
@@ -59,6 +62,12 @@ ENTRIES = {
     "stdlib-cipher": Entry("repro.data.shifted", "stdlib_cipher"),
     "stdlib-instructions": Entry("repro.data.instructions", "stdlib_instructions", seeded=False),
     "alpaca-gpt4": Entry("repro.data.instructions", "alpaca_gpt4"),
+    "clicks": Entry("repro.data.clicks", "clicks", "clicks"),
+    "clicks-even": Entry("repro.data.clicks", "clicks_even", "clicks"),
+    "token-kinds": Entry("repro.data.token_kinds", "token_kinds", "clicks"),
+    "movielens": Entry("repro.data.click_logs", "movielens", "clicks"),
+    "avazu": Entry("repro.data.click_logs", "avazu", "clicks"),
+    "criteo": Entry("repro.data.click_logs", "criteo", "clicks"),
     "bibliographic": Entry("repro.data.bibliographic", "bibliographic", "nodes"),
     "dblp": Entry("repro.data.hetero_files", "dblp", "nodes"),
     "imdb-graph": Entry("repro.data.hetero_files", "imdb", "nodes"),
@@ -114,6 +123,13 @@ def load_images(name: str, *, seed: int = 0, **options: Any) -> ImageData:
     """A classification task on images. ``seed`` is the seed of the task. Raises UnknownData for an unknown name."""
     if not _of_kind(name, "images"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "images")])
+    return _function(name)(seed, **options)
+
+
+def load_clicks(name: str, *, seed: int = 0, **options: Any) -> ClickData:
+    """A task of click prediction. ``seed``: of the task or of its split. Raises UnknownData for an unknown name."""
+    if not _of_kind(name, "clicks"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "clicks")])
     return _function(name)(seed, **options)
 
 
