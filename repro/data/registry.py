@@ -11,20 +11,21 @@ from repro.data.errors import UnknownData
 if TYPE_CHECKING:
     from repro.data.base import LanguageData, TupleData
     from repro.data.clicks import ClickData
+    from repro.data.hetero import NodeData
     from repro.data.images import ImageData
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
-    images and clicks.
+    images, clicks and nodes.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images", "clicks"] = "language"
+    kind: Literal["language", "tuples", "images", "clicks", "nodes"] = "language"
     seeded: bool = True
 
 
@@ -67,6 +68,10 @@ ENTRIES = {
     "movielens": Entry("repro.data.click_logs", "movielens", "clicks"),
     "avazu": Entry("repro.data.click_logs", "avazu", "clicks"),
     "criteo": Entry("repro.data.click_logs", "criteo", "clicks"),
+    "bibliographic": Entry("repro.data.bibliographic", "bibliographic", "nodes"),
+    "dblp": Entry("repro.data.hetero_files", "dblp", "nodes"),
+    "imdb-graph": Entry("repro.data.hetero_files", "imdb", "nodes"),
+    "acm": Entry("repro.data.hetero_files", "acm", "nodes"),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
@@ -125,6 +130,14 @@ def load_clicks(name: str, *, seed: int = 0, **options: Any) -> ClickData:
     """A task of click prediction. ``seed``: of the task or of its split. Raises UnknownData for an unknown name."""
     if not _of_kind(name, "clicks"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "clicks")])
+    return _function(name)(seed, **options)
+
+
+def load_nodes(name: str, *, seed: int = 0, **options: Any) -> NodeData:
+    """Classification of nodes of a graph. ``seed`` is the seed of the generation or the split. Raises UnknownData for
+    an unknown name."""
+    if not _of_kind(name, "nodes"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "nodes")])
     return _function(name)(seed, **options)
 
 
