@@ -19,7 +19,7 @@ import pytest
 from repro import runner
 from repro.claims import ACCOUNTING, SCALES, Computed, Ordering
 from repro.papers import FOLDER, ROOT, load_paper, slugs
-from repro.records import Store
+from repro.records import Record, Store
 from repro.records.store import safe_name
 
 HEAVY = ("torch", "transformers", "pandas", "datasets", "lm_eval", "altair", "matplotlib", "scipy", "sklearn")
@@ -276,6 +276,25 @@ def test_smoke_runs_in_under_a_minute_of_two_cores(slug):
             assert record.data.get("name"), "a record names its data"
             assert paper.primary_metric in record.metrics
             assert set(record.metrics) <= set(paper.metrics), "every metric is described"
+
+
+@pytest.mark.slow
+@every_paper
+def test_a_run_is_the_same_to_the_last_bit_in_another_process(slug, tmp_path):
+    """One run of the method, again in a fresh worker with an empty cache: only what the clock says may differ."""
+    runs, first, _, _ = smoked(slug)
+    methods = {a.name for a in load_paper(slug).arms if a.role == "method"}
+    number = next(i for i, r in enumerate(runs) if r.arm in methods)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
+        again = runner.execute([runs[number]], Store(tmp_path / "store"), workers=1).records[0]
+    once = first.records[number]
+    clocked = {name for name in once.metrics if name.endswith(("_s", "_seconds"))}
+    for part in (once.metrics, again.metrics):
+        for name in clocked:
+            part.pop(name, None)
+    assert again.results == Record.from_json(once.to_json()).results
+    assert again.data == once.data
 
 
 @pytest.mark.slow
