@@ -1,0 +1,205 @@
+"""A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions.
+
+    checkpoint = pretrained(EncoderSpec(seed=0))  # built once, kept by content
+    encoder = loaded(spec, checkpoint)            # transformers.RobertaModel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repro.data.base import order_seed
+from repro.data.code import CodeData, Ragged
+from repro.data.stdlib_functions import SEP, SPECIAL, stdlib_functions
+from repro.profiling.counts import count_step
+from repro.training.checkpoints import Built, Checkpoint, Part, obtain
+from repro.training.initial import generator, initialise
+from repro.training.loop import Optimisation, train
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """Everything that decides a pretrained encoder.
+
+    Args:
+        layers, hidden, heads, width: of the encoder.
+        length: tokens of a row in pretraining; the encoder reads rows up to twice as long.
+        steps, batch, lr: of pretraining; AdamW, warm-up over a tenth, cosine decay.
+        masked: share of the tokens that are predicted, of which 80 % are masked, 10 % exchanged, 10 % left.
+        described, trees: shares of the batches that hold a function behind its description, and syntax trees; the
+            others hold functions.
+        files: of the standard library; 0: all.
+        seed: of initial weights, order and masks.
+    """
+
+    layers: int = 6
+    hidden: int = 64
+    heads: int = 4
+    width: int = 128
+    length: int = 64
+    steps: int = 1500
+    batch: int = 32
+    lr: float = 3e-3
+    masked: float = 0.15
+    described: float = 0.4
+    trees: float = 0.2
+    files: int = 0
+    seed: int = 0
+
+
+def fresh(spec: EncoderSpec, vocab_size: int) -> Any:
+    """A `transformers.RobertaModel` without pooler, with the first weights of the seed and no dropout."""
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=vocab_size, hidden_size=spec.hidden, num_hidden_layers=spec.layers, num_attention_heads=spec.heads,
+        intermediate_size=spec.width, max_position_embeddings=2 * spec.length + 2, type_vocab_size=1, pad_token_id=0,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = initialise(RobertaModel(config, add_pooling_layer=False), spec.seed)
+    with torch.no_grad():
+        model.get_parameter("embeddings.word_embeddings.weight")[config.pad_token_id] = 0
+    return model
+
+
+def encode(encoder: nn.Module, ids: Tensor, pad: int) -> Tensor:
+    """Last hidden states [B, T, d] of token ids [B, T]; ``pad`` is not attended to."""
+    return encoder(input_ids=ids, attention_mask=(ids != pad).long()).last_hidden_state
+
+
+def hidden_states(encoder: nn.Module, ids: Tensor, pad: int) -> tuple[Tensor, ...]:
+    """All hidden states, the embeddings' output first: L + 1 tensors [B, T, d]."""
+    return encoder(input_ids=ids, attention_mask=(ids != pad).long(), output_hidden_states=True).hidden_states
+
+
+def mean_pool(states: Tensor, ids: Tensor, pad: int) -> Tensor:
+    """Mean [B, d] of hidden states [B, T, d] over the positions that are no padding."""
+    real = (ids != pad).unsqueeze(-1).to(states.dtype)
+    return (states * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def masked_tokens(ids: Tensor, share: float, vocab_size: int, mask: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Inputs and the positions to predict (bool) for ids [B, T]; special tokens are never among these."""
+    chosen = (torch.rand(ids.shape, generator=draw) < share) & (ids >= len(SPECIAL))
+    way = torch.rand(ids.shape, generator=draw)
+    other = torch.randint(len(SPECIAL), vocab_size, ids.shape, generator=draw)
+    inputs = torch.where(chosen & (way < 0.8), mask, ids)
+    return torch.where(chosen & (way >= 0.9), other, inputs), chosen
+
+
+class MaskedModel(nn.Module):
+    """An encoder with a head for masked tokens: a linear layer, GELU, norm, and the word embeddings once more."""
+
+    def __init__(self, encoder: Any, seed: int):
+        super().__init__()
+        self.encoder = encoder
+        hidden = encoder.config.hidden_size
+        head = nn.ModuleDict({"dense": nn.Linear(hidden, hidden), "norm": nn.LayerNorm(hidden)})
+        self.head = initialise(head, seed)
+        self.bias = nn.Parameter(torch.zeros(encoder.config.vocab_size))
+
+    def forward(self, inputs: Tensor, chosen: Tensor, pad: int) -> Tensor:
+        """Logits [chosen positions, vocabulary]."""
+        states = encode(self.encoder, inputs, pad)[chosen]
+        parts: Any = self.head
+        return F.linear(
+            parts["norm"](F.gelu(parts["dense"](states))), self.encoder.embeddings.word_embeddings.weight, self.bias
+        )  # fmt: skip
+
+
+def pretraining_batches(data: CodeData, spec: EncoderSpec) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(inputs, chosen positions, ids) of every step, under the seed. Raises ValueError for data without trees."""
+    if data.analysis is None:
+        raise ValueError(f"{data.name} has no syntax trees")
+    draw = generator("masks", spec.seed)
+    joined = described_functions(data)
+    plain = data.order("train", "functions", spec.steps, spec.batch, spec.seed)
+    told = data.order("train", "documented", spec.steps, spec.batch, order_seed("described", spec.seed) % 2**31)
+    for step in range(spec.steps):
+        kind = float(torch.rand((), generator=draw))
+        if kind < spec.described:
+            ids = data.batch(joined, data.documented["train"][told[step]], spec.length)
+        else:
+            rows = data.analysis.tree if kind < spec.described + spec.trees else data.code
+            ids = data.batch(rows, data.functions["train"][plain[step]], spec.length)
+        yield (*masked_tokens(ids, spec.masked, data.vocab_size, data.mask, draw), ids)
+
+
+def described_functions(data: CodeData) -> Ragged:
+    """Description, separator, function: rows as in ``data.functions``."""
+    count = sum(len(rows) for rows in data.functions.values())
+    codes, summaries = (r.values.split(r.lengths.tolist()) for r in (data.code, data.summary))
+    mark = torch.tensor([SEP], dtype=torch.int32)
+    rows = [torch.cat([summaries[i], mark, codes[i]]) for i in range(count)]
+    return Ragged(torch.cat(rows), torch.tensor([len(row) for row in rows]))
+
+
+def pretrain(spec: EncoderSpec, device: str = "cpu", progress: Callable[..., None] = lambda *_: None) -> Built:
+    """Weights of the encoder, and a card: ``loss`` and ``accuracy`` on masked tokens of validation functions, cost."""
+    data = stdlib_functions(limit=spec.files or None)
+    model = MaskedModel(fresh(spec, data.vocab_size), spec.seed).to(device)
+
+    def loss(batch: Sequence[Tensor]) -> tuple[Tensor, None]:
+        inputs, chosen, ids = (part.to(device) for part in batch)
+        return F.cross_entropy(model(inputs, chosen, data.pad), ids[chosen]), None
+
+    held_out = data.batch(data.code, data.functions["validation"][:256], spec.length)
+    draw = generator("validation masks", 0)
+    inputs, chosen = masked_tokens(held_out, spec.masked, data.vocab_size, data.mask, draw)
+
+    def evaluate() -> dict[str, float]:
+        logits = model(inputs.to(device), chosen.to(device), data.pad)
+        right = held_out[chosen].to(device)
+        return {
+            "loss": float(F.cross_entropy(logits, right)),
+            "accuracy": float((logits.argmax(-1) == right).double().mean()),
+        }
+
+    sample = next(pretraining_batches(data, spec))
+    _, step = count_step(model, lambda: loss(sample)[0])
+    trained = train(
+        model, pretraining_batches(data, spec), loss, evaluate, Optimisation(spec.lr, spec.steps, 0.1, "cosine"),
+        evaluations=1, progress=progress,
+    )  # fmt: skip
+    card = {
+        **trained.evaluations[-1],
+        "train_tokens": spec.steps * spec.batch * spec.length,
+        "train_flops": step * spec.steps,
+        "train_s": trained.train_s,
+        "diverged": trained.diverged,
+        "vocab_size": data.vocab_size,
+    }
+    return Built(model.encoder.state_dict(), card)
+
+
+def pretrained(
+    spec: EncoderSpec,
+    *,
+    device: str = "cpu",
+    progress: Callable[[int, int, float | None], None] = lambda *_: None,
+    meanwhile: Sequence[EncoderSpec] = (),
+) -> Checkpoint:
+    """The encoder of a specification: from the cache folder, or trained now.
+
+    ``meanwhile``: others that will be wanted later; trained while there is nothing to do but wait.
+    """
+
+    def part(one: EncoderSpec) -> Part:
+        identity = {**asdict(one), "device": device.partition(":")[0]}
+        return Part(f"code-encoder-{one.seed}", identity, lambda: pretrain(one, device, progress), __name__)
+
+    (found,) = obtain([part(spec)], meanwhile=[part(other) for other in meanwhile])
+    return found
+
+
+def loaded(spec: EncoderSpec, checkpoint: Checkpoint) -> Any:
+    """The encoder with the weights of a checkpoint, in evaluation mode."""
+    model = fresh(spec, int(checkpoint.card["vocab_size"]))
+    model.load_state_dict(checkpoint.state)
+    return model.eval()
