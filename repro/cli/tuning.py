@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from repro import papers
@@ -66,40 +66,49 @@ def tune(arguments: argparse.Namespace) -> int:
     summary = runner.execute([run for _, run in runs], runner.default_store(), workers=arguments.workers,
                              progress=runner.Live(paper.primary_metric))  # fmt: skip
     by_key = {record.key: record for record in summary.records}
-    cells = rows(paper.primary_metric, [(point, by_key[run.key]) for point, run in runs if run.key in by_key], grid)
-    print(tabulate(table(cells, grid), headers="keys", floatfmt=".4f"))
-    idle = unmoved(cells)
+    found = [(point, by_key[run.key]) for point, run in runs if run.key in by_key]
+    cells = [c for c in rows(paper.primary_metric, found, fixed) if c["seeds"] == len(seeds)]
+    idle = unmoved(found)
+    cells = [c for c in cells if (c["setting"], c["arm"]) not in idle]
+    target = papers.folder(paper.slug) / "tuning.jsonl"
+    kept = {key_of(cell): cell for cell in [*read(target), *cells]}
+    if cells:
+        write_atomically(target, "".join(line(kept[k]) for k in sorted(kept)))
+    print(tabulate(table(cells, kept.values()), headers="keys", floatfmt=".4f"))
     for setting, arm in idle:
         print(f"{setting}/{arm}: the grid changes nothing (another option overrides it?), its cells are not kept",
               file=sys.stderr)  # fmt: skip
-    cells = [c for c in cells if (c["setting"], c["arm"]) not in idle]
     if summary.interrupted:
         raise KeyboardInterrupt
-    target = papers.folder(paper.slug) / "tuning.jsonl"
-    kept = {key_of(cell): cell for cell in [*read(target), *cells]}
-    write_atomically(target, "".join(line(kept[k]) for k in sorted(kept)))
     return 1 if summary.failed or idle else 0
 
 
-def unmoved(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(setting, arm) whose every grid point gave the very same values: the grid did not reach the run."""
-    seen: dict[tuple[str, str], list[Any]] = {}
-    for cell in cells:
-        seen.setdefault((cell["setting"], cell["arm"]), []).append(cell["values"])
+def unmoved(found: Sequence[tuple[Mapping[str, Any], Record]]) -> list[tuple[str, str]]:
+    """(setting, arm) whose runs of a seed gave the very same metrics at every grid point: the grid did not reach them.
+
+    Runs that failed or diverged say nothing.
+    """
+    seen: dict[tuple[str, str], dict[int, list[tuple[Mapping[str, Any], Any]]]] = {}
+    for point, record in found:
+        if record.status == "ok":
+            seeds = seen.setdefault((record.setting, record.arm), {})
+            seeds.setdefault(record.seed, []).append((point, record.metrics))
     return [
-        place for place, values in seen.items()
-        if len(values) > 1 and math.isfinite(sum(values[0])) and all(v == values[0] for v in values)
+        place for place, seeds in seen.items()
+        if any(len(runs) > 1 for runs in seeds.values())
+        and all(metrics == runs[0][1] for runs in seeds.values() for _, metrics in runs)
     ]  # fmt: skip
 
 
 def line(cell: Mapping[str, Any]) -> str:
-    """A cell as kept: without what is relative to the grid of one call."""
-    return json.dumps(plain({k: v for k, v in cell.items() if k not in ("best", "edge")})) + "\n"
+    """A cell as it is kept."""
+    return json.dumps(plain(dict(cell))) + "\n"
 
 
 def key_of(cell: Mapping[str, Any]) -> str:
     """Identity of a cell of a tuning table."""
-    return json.dumps([cell["scale"], cell["setting"], cell["arm"], cell["options"]], sort_keys=True)
+    place = [cell["scale"], cell["setting"], cell["arm"], cell["options"]]
+    return json.dumps([*place, cell["fixed"]] if cell.get("fixed") else place, sort_keys=True)
 
 
 def read(path: Any) -> list[dict[str, Any]]:
@@ -108,12 +117,10 @@ def read(path: Any) -> list[dict[str, Any]]:
 
 
 def rows(
-    metric: str, found: Sequence[tuple[Mapping[str, Any], Record]], grid: Mapping[str, Sequence[Any]]
+    metric: str, found: Sequence[tuple[Mapping[str, Any], Record]], fixed: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """One cell per (setting, arm, grid point): mean over the tuning seeds, whether best of its arm, whether at an edge.
-
-    The lowest mean is best; a run that did not end well counts as infinite.
-    """
+    """One cell per (setting, arm, grid point): mean of ``metric`` over the tuning seeds; a run that did not end well
+    counts as infinite. ``fixed``: options that ``--set`` gave to all of them."""
     values: dict[tuple[str, str, str], list[float]] = {}
     kept: dict[tuple[str, str, str], tuple[Mapping[str, Any], Record]] = {}
     for point, record in found:
@@ -121,33 +128,50 @@ def rows(
         value = record.metrics.get(metric, math.inf) if record.status == "ok" else math.inf
         values.setdefault(cell, []).append(value)
         kept[cell] = (point, record)
-    means = {cell: sum(v) / len(v) for cell, v in values.items()}
-    best: dict[tuple[str, str], float] = {}
-    for (setting, arm, _), mean in means.items():
-        best[setting, arm] = min(mean, best.get((setting, arm), math.inf))
-    out = []
-    for cell, (point, record) in kept.items():
-        edge = any(len(v) > 1 and point[k] in (min(v), max(v)) for k, v in grid.items())
-        is_best = means[cell] == best[cell[:2]]
-        out.append({
-            "scale": record.scale, "setting": record.setting, "arm": record.arm, "options": dict(point),
-            "metric": metric, "mean": means[cell], "values": values[cell], "seeds": len(values[cell]),
-            "best": is_best, "edge": bool(is_best and edge), "code": record.code,
-        })  # fmt: skip
-    return out
-
-
-def table(cells: Sequence[Mapping[str, Any]], grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """The cells for people, best first within an arm."""
-    ordered = sorted(cells, key=lambda c: (c["setting"], c["arm"], c["mean"]))
     return [
         {
-            "setting": c["setting"],
-            "arm": c["arm"],
-            **{k: f"{v:g}" if isinstance(v, float) else v for k, v in ((k, c["options"][k]) for k in grid)},
-            c["metric"]: c["mean"],
-            "seeds": c["seeds"],
-            "": ("best" + (", at the edge: widen the grid" if c["edge"] else "")) if c["best"] else "",
+            "scale": record.scale, "setting": record.setting, "arm": record.arm, "options": dict(point),
+            "metric": metric, "mean": sum(values[cell]) / len(values[cell]), "values": values[cell],
+            "seeds": len(values[cell]), "code": record.code, **({"fixed": dict(fixed)} if fixed else {}),
         }
-        for c in ordered
-    ]
+        for cell, (point, record) in kept.items()
+    ]  # fmt: skip
+
+
+def group(cell: Mapping[str, Any]) -> str:
+    """Cells of one group differ in the values of the same options only: the lowest mean among them is the best."""
+    place = [cell["scale"], cell["setting"], cell["arm"], cell["metric"], sorted(cell["options"])]
+    return json.dumps([*place, cell.get("fixed")], sort_keys=True)
+
+
+def edge(best: Mapping[str, Any], cells: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a value of ``best`` is the smallest or largest that its group tried of an option."""
+    tried: dict[str, set[Any]] = {}
+    for cell in cells:
+        for option, value in cell["options"].items():
+            tried.setdefault(option, set()).add(value)
+    return any(
+        len(tried[option]) > 1 and value in (min(tried[option]), max(tried[option]))
+        for option, value in best["options"].items()
+    )
+
+
+def table(cells: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The groups of ``cells`` for people, with what ``kept`` has of them from earlier calls; best first."""
+    groups: dict[str, list[Mapping[str, Any]]] = {group(cell): [] for cell in cells}
+    for cell in kept:
+        if (name := group(cell)) in groups:
+            groups[name].append(cell)
+    out = []
+    for members in groups.values():
+        members.sort(key=lambda c: c["mean"])
+        for cell in members:
+            note = ""
+            if cell["mean"] == members[0]["mean"]:
+                note = "best" + (", at the edge: widen the grid" if edge(cell, members) else "")
+            options = {k: f"{v:g}" if isinstance(v, float) else v for k, v in cell["options"].items()}
+            out.append({
+                "setting": cell["setting"], "arm": cell["arm"], **options, cell["metric"]: cell["mean"],
+                "seeds": cell["seeds"], "": note,
+            })  # fmt: skip
+    return out
