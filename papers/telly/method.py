@@ -28,13 +28,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.evaluation.similarity import rsa
+from repro.evaluation.similarity import representational_similarity
 from repro.models.blocks import decoder_blocks
 
 Way = Literal["none", "bottom", "top", "random", "all"]
@@ -144,7 +144,7 @@ class GeometryChange(NamedTuple):
 
 def geometry_change(before: Tensor, after: Tensor) -> GeometryChange:
     """Representational similarity of two encoders on the same snippets, each [L + 1, N, d] of `layer_geometry`."""
-    found: list[Any] = [rsa(one, other) for one, other in zip(before, after, strict=True)]
+    found = [representational_similarity(one, other) for one, other in zip(before, after, strict=True)]
     return GeometryChange([f.pearson for f in found], [f.spearman for f in found])
 
 

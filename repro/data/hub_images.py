@@ -103,7 +103,11 @@ def _task(data: _Set, seed: int, validation: int, limit: int | None, revision: s
         classes=data.classes,
         source="real",
         description=f"{data.name}: {len(kept):,} training, {validation:,} validation and {len(test[1]):,} test images.",
-        details={"split_seed": seed, "limit": limit, "identity": run_key({"train": train_identity, "test": test_identity})},
+        details={
+            "split_seed": seed,
+            "limit": limit,
+            "identity": run_key({"train": train_identity, "test": test_identity}),
+        },
     )
 
 

@@ -10,20 +10,21 @@ from repro.data.errors import UnknownData
 
 if TYPE_CHECKING:
     from repro.data.base import LanguageData, TupleData
+    from repro.data.code import CodeData
     from repro.data.images import ImageData
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples and
-    images.
+    images, ``function(...)`` for functions of code.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images"] = "language"
+    kind: Literal["language", "tuples", "images", "code"] = "language"
     seeded: bool = True
 
 
@@ -57,6 +58,9 @@ ENTRIES = {
     "stdlib-cipher": Entry("repro.data.shifted", "stdlib_cipher"),
     "stdlib-instructions": Entry("repro.data.instructions", "stdlib_instructions", seeded=False),
     "alpaca-gpt4": Entry("repro.data.instructions", "alpaca_gpt4"),
+    "stdlib-functions": Entry("repro.data.stdlib_functions", "stdlib_functions", "code", seeded=False),
+    "code-search-net": Entry("repro.data.code_hub", "code_search_net", "code", seeded=False),
+    "big-clone-bench": Entry("repro.data.code_hub", "big_clone_bench", "code", seeded=False),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
@@ -109,6 +113,14 @@ def load_images(name: str, *, seed: int = 0, **options: Any) -> ImageData:
     if not _of_kind(name, "images"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "images")])
     return _function(name)(seed, **options)
+
+
+def load_code(name: str, **options: Any) -> CodeData:
+    """Functions of source code, with the options of the data set's own function. Raises UnknownData for an unknown
+    name, MissingData for real data that is not at hand."""
+    if not _of_kind(name, "code"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "code")])
+    return _function(name)(**options)
 
 
 def _of_kind(name: str, kind: str) -> bool:

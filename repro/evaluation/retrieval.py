@@ -29,8 +29,8 @@ def recall_at(found: Tensor, k: int) -> float:
 
 
 def mean_average_precision(scores: Tensor, relevant: Tensor) -> float:
-    """Mean over queries of the average precision: the mean, over a query's relevant candidates, of the share of relevant
-    ones among all that rank as high.
+    """Mean over queries of the average precision: the mean, over a query's relevant candidates, of the share of
+    relevant ones among all that rank as high.
 
     Args:
         scores: [Q, C], higher is better; minus infinity for what is no candidate of a query (itself).

@@ -1,7 +1,7 @@
 """A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions.
 
-    checkpoint = pretrained(EncoderSpec(seed=0))  # built once, kept by content
-    encoder = loaded(spec, checkpoint)            # transformers.RobertaModel
+checkpoint = pretrained(EncoderSpec(seed=0))  # built once, kept by content
+encoder = loaded(spec, checkpoint)            # transformers.RobertaModel
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def mean_pool(states: Tensor, ids: Tensor, pad: int) -> Tensor:
     return (states * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-def masked_tokens(ids: Tensor, share: float, vocab_size: int, mask: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def masked_tokens(
+    ids: Tensor, share: float, vocab_size: int, mask: int, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Inputs and the positions to predict (bool) for ids [B, T]; special tokens are never among these."""
     chosen = (torch.rand(ids.shape, generator=draw) < share) & (ids >= len(SPECIAL))
     way = torch.rand(ids.shape, generator=draw)
