@@ -46,12 +46,7 @@ def run(config: Config, context: Context) -> Outcome:
     """Fine-tune and measure one arm on one task."""
     data, start, cost = subject(config, context)
     outcome = Outcome(data=data.describe() | {"model": config.model, "start": config.start}, profile=cost)
-    if config.way == "untrained":
-        outcome.metrics = judged(task_of(config, data, context), TaskModel(start, head_of(config, start)), config)
-        outcome.profile |= count_parameters(start) | {"train_samples": 0.0}
-        tuned = start
-    else:
-        tuned = fine_tune(config, context, data, start, outcome)
+    tuned = fine_tune(config, context, data, start, outcome)
     if config.geometry and config.rsa:
         change_of_geometry(config, data, start, tuned, outcome)
     if config.probes and config.probe_train:
@@ -101,7 +96,7 @@ def task_of(config: Config, data: CodeData, context: Context) -> Task:
     raise ValueError(f"task is search or clones, not {config.task!r}")
 
 
-def head_of(config: Config, encoder: Any, seed: int = 0) -> Any:
+def head_of(config: Config, encoder: Any, seed: int) -> Any:
     """The head of the task: none for search."""
     if config.task == "search":
         return torch.nn.Identity()
@@ -118,7 +113,8 @@ def judged(task: Task, model: TaskModel, config: Config) -> dict[str, float]:
 
 
 def fine_tune(config: Config, context: Context, data: CodeData, start: Any, outcome: Outcome) -> Any:
-    """Train a copy of the encoder with the arm's layers frozen; its quality, costs and curves go to the outcome."""
+    """Train a copy of the encoder with the arm's layers frozen; its quality, costs and curves go to the outcome. Where
+    nothing is left to train (search has no head), quality alone."""
     task = task_of(config, data, context)
     encoder = copy.deepcopy(start)
     model = TaskModel(encoder, head_of(config, encoder, context.seed)).train()
@@ -127,6 +123,10 @@ def fine_tune(config: Config, context: Context, data: CodeData, start: Any, outc
     if config.way != "none":
         draw = order_seed("frozen layers", context.seed) % 2**31
         freeze(encoder, layers_to_freeze(config.way, config.k, depth, draw))  # type: ignore[arg-type]
+    if not any(p.requires_grad for p in model.parameters()):
+        outcome.metrics = judged(task, model, config)
+        outcome.profile |= count_parameters(model) | {"train_samples": 0.0}
+        return encoder.eval()
     order = data.order("train", task.kind, config.steps, config.batch, context.seed)
     sample = task.batch(order[0], "train")
     forward, step = count_step(model, lambda: task.loss(model, sample))

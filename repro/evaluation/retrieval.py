@@ -38,6 +38,6 @@ def mean_average_precision(scores: Tensor, relevant: Tensor) -> float:
     """
     if not bool(relevant.any(1).all()):
         raise ValueError("a query has no relevant candidate")
-    hits = relevant.gather(1, scores.argsort(1, descending=True, stable=True)).double()
+    hits = relevant.gather(1, scores.argsort(dim=1, descending=True, stable=True)).double()
     place = torch.arange(1, hits.shape[1] + 1, device=hits.device)
     return float(((hits.cumsum(1) / place * hits).sum(1) / hits.sum(1)).mean())

@@ -43,7 +43,7 @@ class EncoderSpec:
     heads: int = 4
     width: int = 128
     length: int = 64
-    steps: int = 1500
+    steps: int = 1200
     batch: int = 32
     lr: float = 3e-3
     masked: float = 0.15

@@ -50,6 +50,8 @@ class TaskModel(nn.Module):
 
 
 def _sample(count: int, limit: int) -> Tensor:
+    if not count:
+        raise ValueError("no rows to evaluate on")
     generator = torch.Generator().manual_seed(order_seed("evaluated rows", 0))
     return torch.randperm(count, generator=generator)[: limit or count]
 
