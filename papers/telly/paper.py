@@ -39,12 +39,12 @@ class Config:
     hidden: int = 64
     heads: int = 4
     width: int = 128
-    base_steps: int = 1200
+    base_steps: int = 1000
     base_batch: int = 32
     base_lr: float = 3e-3
     files: int = 0
     # fine-tuning
-    code_length: int = 64
+    code_length: int = 48
     query_length: int = 16
     temperature: float = 0.05
     batch: int = 32

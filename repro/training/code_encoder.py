@@ -1,4 +1,6 @@
-"""A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions.
+"""A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions, and to
+know a function under one mask from its likeness under another (as UniXcoder, arXiv 2203.03850, learns to know a function
+under another dropout): without the second the mean states of all functions point the same way.
 
 checkpoint = pretrained(EncoderSpec(seed=0))  # built once, kept by content
 encoder = loaded(spec, checkpoint)            # transformers.RobertaModel
@@ -30,8 +32,10 @@ class EncoderSpec:
     Args:
         layers, hidden, heads, width: of the encoder.
         length: tokens of a row in pretraining; the encoder reads rows up to twice as long.
-        steps, batch, lr: of pretraining; AdamW, warm-up over a tenth, cosine decay.
+        steps, batch, lr: of pretraining; AdamW, warm-up over a tenth, cosine decay. A batch holds half as many
+            functions, each under two masks.
         masked: share of the tokens that are predicted, of which 80 % are masked, 10 % exchanged, 10 % left.
+        temperature: of the cosines by which one mask's function is told from the others.
         described, trees: shares of the batches that hold a function behind its description, and syntax trees; the
             others hold functions.
         files: of the standard library; 0: all.
@@ -42,11 +46,12 @@ class EncoderSpec:
     hidden: int = 64
     heads: int = 4
     width: int = 128
-    length: int = 64
-    steps: int = 1200
+    length: int = 48
+    steps: int = 1000
     batch: int = 32
     lr: float = 3e-3
     masked: float = 0.15
+    temperature: float = 0.05
     described: float = 0.4
     trees: float = 0.2
     files: int = 0
@@ -106,13 +111,15 @@ class MaskedModel(nn.Module):
         self.head = initialise(head, seed)
         self.bias = nn.Parameter(torch.zeros(encoder.config.vocab_size))
 
-    def forward(self, inputs: Tensor, chosen: Tensor, pad: int) -> Tensor:
-        """Logits [chosen positions, vocabulary]."""
-        states = encode(self.encoder, inputs, pad)[chosen]
+    def forward(self, inputs: Tensor, chosen: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+        """Logits [chosen positions, vocabulary] and unit vectors [B, d]."""
+        states = encode(self.encoder, inputs, pad)
         parts: Any = self.head
-        return F.linear(
-            parts["norm"](F.gelu(parts["dense"](states))), self.encoder.embeddings.word_embeddings.weight, self.bias
+        logits = F.linear(
+            parts["norm"](F.gelu(parts["dense"](states[chosen]))), self.encoder.embeddings.word_embeddings.weight,
+            self.bias,
         )  # fmt: skip
+        return logits, F.normalize(mean_pool(states, inputs, pad), dim=-1)
 
 
 def pretraining_batches(data: CodeData, spec: EncoderSpec) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -121,8 +128,9 @@ def pretraining_batches(data: CodeData, spec: EncoderSpec) -> Iterator[tuple[Ten
         raise ValueError(f"{data.name} has no syntax trees")
     draw = generator("masks", spec.seed)
     joined = described_functions(data)
-    plain = data.order("train", "functions", spec.steps, spec.batch, spec.seed)
-    told = data.order("train", "documented", spec.steps, spec.batch, order_seed("described", spec.seed) % 2**31)
+    half = spec.batch // 2
+    plain = data.order("train", "functions", spec.steps, half, spec.seed)
+    told = data.order("train", "documented", spec.steps, half, order_seed("described", spec.seed) % 2**31)
     for step in range(spec.steps):
         kind = float(torch.rand((), generator=draw))
         if kind < spec.described:
@@ -130,6 +138,7 @@ def pretraining_batches(data: CodeData, spec: EncoderSpec) -> Iterator[tuple[Ten
         else:
             rows = data.analysis.tree if kind < spec.described + spec.trees else data.code
             ids = data.batch(rows, data.functions["train"][plain[step]], spec.length)
+        ids = ids.repeat(2, 1)
         yield (*masked_tokens(ids, spec.masked, data.vocab_size, data.mask, draw), ids)
 
 
@@ -149,14 +158,17 @@ def pretrain(spec: EncoderSpec, device: str = "cpu", progress: Callable[..., Non
 
     def loss(batch: Sequence[Tensor]) -> tuple[Tensor, None]:
         inputs, chosen, ids = (part.to(device) for part in batch)
-        return F.cross_entropy(model(inputs, chosen, data.pad), ids[chosen]), None
+        logits, vectors = model(inputs, chosen, data.pad)
+        one, other = vectors.chunk(2)
+        same = F.cross_entropy(one @ other.T / spec.temperature, torch.arange(len(one), device=device))
+        return F.cross_entropy(logits, ids[chosen]) + same, None
 
     held_out = data.batch(data.code, data.functions["validation"][:256], spec.length)
     draw = generator("validation masks", 0)
     inputs, chosen = masked_tokens(held_out, spec.masked, data.vocab_size, data.mask, draw)
 
     def evaluate() -> dict[str, float]:
-        logits = model(inputs.to(device), chosen.to(device), data.pad)
+        logits, _ = model(inputs.to(device), chosen.to(device), data.pad)
         right = held_out[chosen].to(device)
         return {
             "loss": float(F.cross_entropy(logits, right)),
