@@ -94,19 +94,18 @@ def functions_of(source: str) -> list[Function]:
 
 def cyclomatic_complexity(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """1 and one more for every way to branch (McCabe), by radon's rules: a boolean operator adds its operands less one,
-    a loop or ``try`` with ``else`` one more, a comprehension its loops and conditions, a handler and an ``assert`` one;
-    functions inside count whole, classes inside with their methods."""
-    total = 1
-    for node in function.body:
-        total += _branches(node)
-    return total
+    a loop or ``try`` with ``else`` one more, a comprehension its loops and conditions, a handler one, an ``assert`` one
+    whatever is in it. Functions and classes inside do not count."""
+    return 1 + sum(_branches(node) for node in function.body)
 
 
 def _branches(node: ast.AST) -> int:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        return cyclomatic_complexity(node)
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return 0
+    if isinstance(node, ast.Assert):
+        return 1
     own = 0
-    if isinstance(node, (ast.If, ast.IfExp, ast.Lambda, ast.Assert)):
+    if isinstance(node, (ast.If, ast.IfExp)):
         own = 1
     elif isinstance(node, (ast.For, ast.AsyncFor, ast.While)):
         own = 1 + bool(node.orelse)
@@ -117,12 +116,10 @@ def _branches(node: ast.AST) -> int:
     elif isinstance(node, ast.comprehension):
         own = 1 + len(node.ifs)
     elif isinstance(node, ast.Match):
-        own = len(node.cases) - any(_catches_all(case.pattern) for case in node.cases)
+        own = len(node.cases) - any(
+            isinstance(c.pattern, ast.MatchAs) and c.pattern.pattern is None for c in node.cases
+        )
     return own + sum(_branches(child) for child in ast.iter_child_nodes(node))
-
-
-def _catches_all(pattern: ast.pattern) -> bool:
-    return isinstance(pattern, ast.MatchAs) and pattern.pattern is None and pattern.name is None
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------

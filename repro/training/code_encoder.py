@@ -1,6 +1,6 @@
-"""A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions, and to
-know a function under one mask from its likeness under another (as UniXcoder, arXiv 2203.03850, learns to know a function
-under another dropout): without the second the mean states of all functions point the same way.
+"""A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions, and
+on knowing a function under another mask from all others (as UniXcoder, arXiv 2203.03850, knows it under another
+dropout): without the second the mean states of all functions point the same way.
 
 checkpoint = pretrained(EncoderSpec(seed=0))  # built once, kept by content
 encoder = loaded(spec, checkpoint)            # transformers.RobertaModel

@@ -73,9 +73,9 @@ def complexity(body: str) -> int:
         ("try: pass\nexcept A: pass\nexcept B: pass\nelse: pass\nfinally: pass", 4),
         ("with x: pass", 1),
         ("return [i for i in x if i if j]", 4),
-        ("assert x", 2),
-        ("return lambda: 1 if x else 2", 3),
-        ("def g():\n    if x: pass", 3),
+        ("assert x and y", 2),
+        ("return lambda: 1 if x else 2", 2),
+        ("def g():\n    if x: pass", 1),
         ("match x:\n    case 1: pass\n    case _: pass", 2),
     ],
 )
@@ -89,10 +89,8 @@ def test_complexity_is_radon_s():
     for text in sources(limit=60):
         for function in functions_of(text):
             visitor = visitors.ComplexityVisitor.from_ast(ast.Module([function.node], []))
-            inner = [f for f in ast.walk(function.node) if isinstance(f, ast.ClassDef)]
-            if not inner:  # a class inside has a complexity of its own there
-                assert function.complexity == visitor.functions[0].complexity, ast.unparse(function.node)
-                checked += 1
+            assert function.complexity == visitor.functions[0].complexity, ast.unparse(function.node)
+            checked += 1
     assert checked > 300
 
 
@@ -196,7 +194,8 @@ def test_clones_and_others(data):
     assert torch.equal(pairs.right[:half], twin[pairs.left[:half]])
     assert not (pairs.right[half:] == twin[pairs.left[half:]]).any()
     gap = (data.code.lengths[pairs.left[half:]] - data.code.lengths[pairs.right[half:]]).abs().float()
-    assert gap.median() < 10
+    other = data.code.lengths[functions].float()
+    assert gap.median() < (other - other[torch.randperm(half)]).abs().median() / 3
     assert len(clone_pairs(torch.tensor([3]), torch.ones(4), twin[:, None]).labels) == 0
 
 

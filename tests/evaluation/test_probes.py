@@ -51,7 +51,7 @@ def test_of_one_layer_it_is_logistic_regression():
     known = LogisticRegression(C=1e6).fit(found[:, 0, 0].numpy(), truth.numpy())
     mine = probe(found)[:, 0].softmax(-1)[:, 1].detach()
     theirs = torch.tensor(known.predict_proba(found[:, 0, 0].numpy())[:, 1])
-    torch.testing.assert_close(mine.double(), theirs, atol=0.02, rtol=0)
+    torch.testing.assert_close(mine.double(), theirs.double(), atol=0.02, rtol=0)
 
 
 def test_it_looks_at_the_layer_that_holds_the_answer():
