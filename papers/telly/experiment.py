@@ -140,7 +140,9 @@ def fine_tune(config: Config, context: Context, data: CodeData, start: Any, outc
         cost_of_steps(config, task, base, sample, outcome)
     found = tune(
         model, task, order,
-        Optimisation(config.lr, config.steps, config.warmup, config.schedule, weight_decay=config.weight_decay),
+        Optimisation(
+            config.lr, config.steps, config.warmup, config.schedule, (0.9, config.beta2), config.weight_decay
+        ),
         evaluations=config.evaluations, validation=config.validation, dtype=config.autocast, progress=context.progress,
     )  # fmt: skip
     outcome.diverged = found.trained.diverged

@@ -52,6 +52,7 @@ class Config:
     lr: float = 2e-3
     warmup: float = 0.1
     schedule: str = "linear"
+    beta2: float = 0.95
     weight_decay: float = 0.01
     autocast: str = "float32"  # float32 | bfloat16
     # measuring
@@ -89,7 +90,7 @@ ARMS = (
 )  # fmt: skip
 
 HUB: dict[str, Any] = {
-    "code_length": 256, "query_length": 128, "batch": 128, "lr": 2e-5, "warmup": 0.0, "steps": 19650,
+    "code_length": 256, "query_length": 128, "batch": 128, "lr": 2e-5, "beta2": 0.999, "warmup": 0.0, "steps": 19650,
     "evaluations": 10, "validation": 0, "test": 0, "rsa": 5000, "probe_train": 0, "timed": 0,
 }  # fmt: skip
 UNIXCODER, GRAPHCODEBERT = "microsoft/unixcoder-base", "microsoft/graphcodebert-base"

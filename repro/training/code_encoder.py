@@ -1,6 +1,6 @@
-"""A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions, and
-on knowing a function under another mask from all others (as UniXcoder, arXiv 2203.03850, knows it under another
-dropout): without the second the mean states of all functions point the same way.
+"""A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions, and on
+telling two views of a function from those of others (as UniXcoder, arXiv 2203.03850, does with two dropouts): the function
+and its description, or the same text under two masks. Without it the mean states of all functions point the same way.
 
 checkpoint = pretrained(EncoderSpec(seed=0))  # built once, kept by content
 encoder = loaded(spec, checkpoint)            # transformers.RobertaModel
@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.data.base import order_seed
-from repro.data.code import CodeData, Ragged
-from repro.data.stdlib_functions import SEP, SPECIAL, stdlib_functions
+from repro.data.code import CodeData
+from repro.data.stdlib_functions import SPECIAL, stdlib_functions
 from repro.profiling.counts import count_step
 from repro.training.checkpoints import Built, Checkpoint, Part, obtain
 from repro.training.initial import generator, initialise
@@ -32,12 +32,12 @@ class EncoderSpec:
     Args:
         layers, hidden, heads, width: of the encoder.
         length: tokens of a row in pretraining; the encoder reads rows up to twice as long.
-        steps, batch, lr: of pretraining; AdamW, warm-up over a tenth, cosine decay. A batch holds half as many
-            functions, each under two masks.
+        steps, batch, lr: of pretraining; AdamW, warm-up over a tenth, cosine decay. A batch holds two views
+            of half as many functions.
         masked: share of the tokens that are predicted, of which 80 % are masked, 10 % exchanged, 10 % left.
-        temperature: of the cosines by which one mask's function is told from the others.
-        described, trees: shares of the batches that hold a function behind its description, and syntax trees; the
-            others hold functions.
+        temperature: of the cosines by which views are told apart.
+        described, trees: shares of the batches whose views are description and function, and a syntax tree under two
+            masks; of the others they are a function under two masks.
         files: of the standard library; 0: all.
         seed: of initial weights, order and masks.
     """
@@ -123,32 +123,23 @@ class MaskedModel(nn.Module):
 
 
 def pretraining_batches(data: CodeData, spec: EncoderSpec) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(inputs, chosen positions, ids) of every step, under the seed. Raises ValueError for data without trees."""
+    """(inputs, chosen positions, ids) of every step, under the seed; the second half of a batch holds other views of the
+    first. Raises ValueError for data without trees."""
     if data.analysis is None:
         raise ValueError(f"{data.name} has no syntax trees")
     draw = generator("masks", spec.seed)
-    joined = described_functions(data)
     half = spec.batch // 2
     plain = data.order("train", "functions", spec.steps, half, spec.seed)
     told = data.order("train", "documented", spec.steps, half, order_seed("described", spec.seed) % 2**31)
     for step in range(spec.steps):
         kind = float(torch.rand((), generator=draw))
         if kind < spec.described:
-            ids = data.batch(joined, data.documented["train"][told[step]], spec.length)
+            own = data.documented["train"][told[step]]
+            ids = torch.cat([data.batch(source, own, spec.length) for source in (data.summary, data.code)])
         else:
             rows = data.analysis.tree if kind < spec.described + spec.trees else data.code
-            ids = data.batch(rows, data.functions["train"][plain[step]], spec.length)
-        ids = ids.repeat(2, 1)
+            ids = data.batch(rows, data.functions["train"][plain[step]], spec.length).repeat(2, 1)
         yield (*masked_tokens(ids, spec.masked, data.vocab_size, data.mask, draw), ids)
-
-
-def described_functions(data: CodeData) -> Ragged:
-    """Description, separator, function: rows as in ``data.functions``."""
-    count = sum(len(rows) for rows in data.functions.values())
-    codes, summaries = (r.values.split(r.lengths.tolist()) for r in (data.code, data.summary))
-    mark = torch.tensor([SEP], dtype=torch.int32)
-    rows = [torch.cat([summaries[i], mark, codes[i]]) for i in range(count)]
-    return Ragged(torch.cat(rows), torch.tensor([len(row) for row in rows]))
 
 
 def pretrain(spec: EncoderSpec, device: str = "cpu", progress: Callable[..., None] = lambda *_: None) -> Built:

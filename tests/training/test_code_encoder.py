@@ -8,7 +8,6 @@ import torch
 from repro.data.stdlib_functions import MASK, SPECIAL, stdlib_functions
 from repro.training.code_encoder import (
     EncoderSpec,
-    described_functions,
     encode,
     fresh,
     hidden_states,
@@ -48,13 +47,19 @@ def test_masks(data):
     assert float((inputs[chosen] == ids[chosen]).double().mean()) == pytest.approx(0.1, abs=0.05)
 
 
-def test_described_functions(data):
-    joined = described_functions(data)
-    row = int(data.documented["train"][0])
-    assert joined.lengths[row] == data.summary.lengths[row] + 1 + data.code.lengths[row]
-    ids = joined.take(torch.tensor([row]), int(joined.lengths[row]), 0)[0].tolist()
-    summary = data.summary.take(torch.tensor([row]), int(data.summary.lengths[row]), 0)[0].tolist()
-    assert ids[: len(summary) + 1] == [*summary, 2]
+def test_views(data):
+    """The second half of a batch is the first under other masks, or the functions that the first describes."""
+    kinds = set()
+    for inputs, chosen, ids in pretraining_batches(data, SPEC):
+        first, second = ids.chunk(2)
+        assert torch.equal(inputs[~chosen], ids[~chosen])
+        kinds.add(torch.equal(first, second))
+        if not torch.equal(first, second):
+            codes = data.batch(data.code, data.documented["train"], 32).tolist()
+            told = data.batch(data.summary, data.documented["train"], 32).tolist()
+            pairs = list(zip(told, codes, strict=True))
+            assert all(pair in pairs for pair in zip(first.tolist(), second.tolist(), strict=True))
+    assert kinds == {True, False}
 
 
 def test_batches_repeat(data):
