@@ -1,6 +1,6 @@
 """A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions, and on
-telling two views of a function from those of others (as UniXcoder, arXiv 2203.03850, does with two dropouts): the function
-and its description, or the same text under two masks. Without it the mean states of all functions point the same way.
+telling two views of a function from those of others (as UniXcoder, arXiv 2203.03850, does with two dropouts): function
+and description, or one text under two masks. Without it the mean states of all functions point the same way.
 
 checkpoint = pretrained(EncoderSpec(seed=0))  # built once, kept by content
 encoder = loaded(spec, checkpoint)            # transformers.RobertaModel
@@ -123,8 +123,8 @@ class MaskedModel(nn.Module):
 
 
 def pretraining_batches(data: CodeData, spec: EncoderSpec) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(inputs, chosen positions, ids) of every step, under the seed; the second half of a batch holds other views of the
-    first. Raises ValueError for data without trees."""
+    """(inputs, chosen positions, ids) of every step, under the seed; the second half of a batch holds other views of
+    the first. Raises ValueError for data without trees."""
     if data.analysis is None:
         raise ValueError(f"{data.name} has no syntax trees")
     draw = generator("masks", spec.seed)
