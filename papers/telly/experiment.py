@@ -4,6 +4,7 @@ a step costs, how its layers' geometry changed, and what probes still find in it
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from repro.profiling.training_memory import step_memory
 from repro.runner import Context, Outcome
 from repro.training.code_encoder import EncoderSpec, fresh, hidden_states, loaded, pretrained
 from repro.training.code_tasks import Clones, Search, Task, TaskModel, clone_head, tune
+from repro.training.initial import generator
 from repro.training.loop import Optimisation
 
 #: Cosine from which on code and tree count as a pair; classes of cyclomatic complexity: 1 to 5, and more.
@@ -69,7 +71,7 @@ def subject(config: Config, context: Context) -> tuple[CodeData, Any, dict[str, 
         data = load_code(config.data, tokenizer=config.model, prefix=config.prefix, limit=config.limit or None)
         return data, encoder, {}
     spec = encoder_spec(config, context.seed)
-    data = load_code(config.data, limit=config.files or None)
+    data = library(config.data, config.files)
     if config.start == "random":
         return data, fresh(spec, data.vocab_size).to(context.device), {}
     found = pretrained(
@@ -77,6 +79,12 @@ def subject(config: Config, context: Context) -> tuple[CodeData, Any, dict[str, 
     )
     cost = {f"base_{name}": float(found.card[name]) for name in ("train_tokens", "train_flops", "loss", "accuracy")}
     return data, loaded(spec, found).to(context.device), cost
+
+
+@functools.lru_cache(maxsize=1)
+def library(name: str, files: int) -> CodeData:
+    """The functions of so many files (0: all), once for all runs of a process."""
+    return load_code(name, limit=files or None)
 
 
 def encoder_spec(config: Config, seed: int) -> EncoderSpec:
@@ -127,7 +135,7 @@ def fine_tune(config: Config, context: Context, data: CodeData, start: Any, outc
         outcome.metrics = judged(task, model, config)
         outcome.profile |= count_parameters(model) | {"train_samples": 0.0}
         return encoder.eval()
-    order = data.order("train", task.kind, config.steps, config.batch, context.seed)
+    order = order_of(config, data, task.kind, context.seed)
     sample = task.batch(order[0], "train")
     forward, step = count_step(model, lambda: task.loss(model, sample))
     memory = step_memory(model, lambda: task.loss(model, sample))
@@ -157,6 +165,17 @@ def fine_tune(config: Config, context: Context, data: CodeData, start: Any, outc
         **{name: value for name, value in outcome.metrics.items() if name.startswith("step_")},
     }
     return encoder.eval()
+
+
+def order_of(config: Config, data: CodeData, kind: str, seed: int) -> Tensor:
+    """Rows of every step, LongTensor [steps, batch]: of all that there are, or of so many drawn under the seed."""
+    order = data.order("train", kind, config.steps, config.batch, seed)
+    if not config.rows:
+        return order
+    drawn = data.order("train", kind, 1, config.rows, seed)[0].unique()
+    draw = generator("order of the rows drawn", seed)
+    epochs = [drawn[torch.randperm(len(drawn), generator=draw)] for _ in range(-(-order.numel() // len(drawn)))]
+    return torch.cat(epochs)[: order.numel()].view_as(order)
 
 
 def cost_of_steps(config: Config, task: Task, base: TaskModel, sample: Any, outcome: Outcome) -> None:

@@ -49,6 +49,7 @@ class Config:
     temperature: float = 0.05
     batch: int = 32
     steps: int = 200
+    rows: int = 800  # functions or pairs that are learned from; 0: all
     lr: float = 2e-3
     warmup: float = 0.1
     schedule: str = "linear"
@@ -90,8 +91,8 @@ ARMS = (
 )  # fmt: skip
 
 HUB: dict[str, Any] = {
-    "code_length": 256, "query_length": 128, "batch": 128, "lr": 2e-5, "beta2": 0.999, "warmup": 0.0, "steps": 19650,
-    "evaluations": 10, "validation": 0, "test": 0, "rsa": 5000, "probe_train": 0, "timed": 0,
+    "code_length": 256, "query_length": 128, "batch": 128, "rows": 0, "lr": 2e-5, "beta2": 0.999, "warmup": 0.0,
+    "steps": 19650, "evaluations": 10, "validation": 0, "test": 0, "rsa": 5000, "probe_train": 0, "timed": 0,
 }  # fmt: skip
 UNIXCODER, GRAPHCODEBERT = "microsoft/unixcoder-base", "microsoft/graphcodebert-base"
 SETTINGS = (
