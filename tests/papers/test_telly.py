@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, GPT2Config, ModernBertConfig, RobertaConfig, RobertaModel
 
-from papers.telly.experiment import run
+from papers.telly.experiment import library, order_of, run
 from papers.telly.method import (
     GeometryChange,
     centroid,
@@ -272,6 +272,17 @@ def test_a_run_repeats_and_arms_differ(cache):
     assert first.metrics["step_mflops"] > other.metrics["step_mflops"]
     assert first.profile["train_samples"] == other.profile["train_samples"] == 48
     assert other.metrics["step_saved_expected"] == pytest.approx(100 * 10 / 18)
+
+
+def test_few_rows_are_drawn_under_the_seed(cache):
+    config = Config(**PAPER.resolve("search", "base", "smoke", {"rows": 12, "steps": 9}))
+    data = library(config.data, config.files)
+    one, again, other = (order_of(config, data, "documented", seed) for seed in (1000, 1000, 1001))
+    assert torch.equal(one, again)
+    assert one.shape == (9, 8)
+    assert len(one.unique()) == 12
+    assert set(one.flatten().tolist()) != set(other.flatten().tolist())
+    assert one.flatten().bincount().max() == 6
 
 
 def test_the_analysed_arms(cache):
