@@ -39,7 +39,7 @@ class Config:
     hidden: int = 64
     heads: int = 4
     width: int = 128
-    base_steps: int = 1000
+    base_steps: int = 2400
     base_batch: int = 32
     base_lr: float = 3e-3
     files: int = 0
@@ -407,7 +407,7 @@ PAPER = Paper(
         ),
         "laptop": Preset(
             arms={"search": SEARCH_ARMS, "clones": CLONE_ARMS},
-            seeds=5,
+            seeds=4,
             time_limit=900,
         ),
         "gpu": Preset(

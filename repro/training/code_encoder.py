@@ -1,6 +1,7 @@
 """A small encoder of source code, pretrained here: transformers' RoBERTa on masked tokens of library functions, and on
 telling two views of a function from those of others (as UniXcoder, arXiv 2203.03850, does with two dropouts): function
-and description, or one text under two masks. Without it the mean states of all functions point the same way.
+and description, function and twin, or a tree under two masks. Without it the mean states of all functions point the
+same way.
 
 checkpoint = pretrained(EncoderSpec(seed=0))  # built once, kept by content
 encoder = loaded(spec, checkpoint)            # transformers.RobertaModel
@@ -37,7 +38,7 @@ class EncoderSpec:
         masked: share of the tokens that are predicted, of which 80 % are masked, 10 % exchanged, 10 % left.
         temperature: of the cosines by which views are told apart.
         described, trees: shares of the batches whose views are description and function, and a syntax tree under two
-            masks; of the others they are a function under two masks.
+            masks; of the others they are a function and its last twin.
         files: of the standard library; 0: all.
         seed: of initial weights, order and masks.
     """
@@ -47,7 +48,7 @@ class EncoderSpec:
     heads: int = 4
     width: int = 128
     length: int = 48
-    steps: int = 1000
+    steps: int = 2400
     batch: int = 32
     lr: float = 3e-3
     masked: float = 0.15
@@ -137,8 +138,12 @@ def pretraining_batches(data: CodeData, spec: EncoderSpec) -> Iterator[tuple[Ten
             own = data.documented["train"][told[step]]
             ids = torch.cat([data.batch(source, own, spec.length) for source in (data.summary, data.code)])
         else:
-            rows = data.analysis.tree if kind < spec.described + spec.trees else data.code
-            ids = data.batch(rows, data.functions["train"][plain[step]], spec.length).repeat(2, 1)
+            own = data.functions["train"][plain[step]]
+            if kind < spec.described + spec.trees:
+                ids = data.batch(data.analysis.tree, own, spec.length).repeat(2, 1)
+            else:
+                both = torch.cat([own, data.analysis.twins[own, -1]])
+                ids = data.batch(data.code, both, spec.length)
         yield (*masked_tokens(ids, spec.masked, data.vocab_size, data.mask, draw), ids)
 
 

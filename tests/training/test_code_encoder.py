@@ -48,18 +48,30 @@ def test_masks(data):
 
 
 def test_views(data):
-    """The second half of a batch is the first under other masks, or the functions that the first describes."""
+    """The second half of a batch is the first under other masks, its twins, or the functions that it describes."""
     kinds = set()
     for inputs, chosen, ids in pretraining_batches(data, SPEC):
         first, second = ids.chunk(2)
         assert torch.equal(inputs[~chosen], ids[~chosen])
-        kinds.add(torch.equal(first, second))
-        if not torch.equal(first, second):
-            codes = data.batch(data.code, data.documented["train"], 32).tolist()
-            told = data.batch(data.summary, data.documented["train"], 32).tolist()
-            pairs = list(zip(told, codes, strict=True))
-            assert all(pair in pairs for pair in zip(first.tolist(), second.tolist(), strict=True))
-    assert kinds == {True, False}
+        if torch.equal(first, second):
+            kinds.add("tree")
+            continue
+        own, twins = data.functions["train"], data.analysis.twins[data.functions["train"], -1]
+        told = data.documented["train"]
+        views = {"twin": ((data.code, own), (data.code, twins)), "told": ((data.summary, told), (data.code, told))}
+        pairs = {
+            kind: set(
+                zip(*([tuple(r) for r in data.batch(source, rows, 32).tolist()] for source, rows in pair), strict=True)
+            )
+            for kind, pair in views.items()
+        }
+        (kind,) = (
+            kind
+            for kind, known in pairs.items()
+            if {*zip(map(tuple, first.tolist()), map(tuple, second.tolist()), strict=True)} <= known
+        )
+        kinds.add(kind)
+    assert kinds == {"tree", "twin", "told"}
 
 
 def test_batches_repeat(data):
