@@ -88,7 +88,6 @@ def test_pretraining_learns_and_is_kept(data):
     encoder = loaded(SPEC, checkpoint)
     first = fresh(SPEC, data.vocab_size)
     assert not torch.equal(encoder.encoder.layer[1].output.dense.weight, first.encoder.layer[1].output.dense.weight)
-    assert torch.equal(encoder.embeddings.word_embeddings.weight[0], torch.zeros(16))
 
 
 def test_padding_changes_nothing(data):
