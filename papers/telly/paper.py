@@ -400,7 +400,6 @@ PAPER = Paper(
                 "batch": 8, "evaluations": 1, "validation": 20, "test": 20, "probe_train": 24, "probe_test": 12,
                 "probe_steps": 6, "probe_batch": 8,
             },
-            per_setting={"clones": {"probe_train": 0, "rsa": 0}},
             arms={"search": SEARCH_ARMS, "clones": ("base", "telly-3", "telly-5")},
             seeds=1,
             time_limit=300,
