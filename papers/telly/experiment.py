@@ -197,7 +197,8 @@ def cost_of_steps(config: Config, task: Task, base: TaskModel, sample: Any, outc
             times[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(values[2:]) for name, values in times.items()}  # the first two warm up
     saved = 100 * (1 - medians["telly"] / medians["base"])
-    expected = 100 * (1 - step_fraction(base.encoder.config.num_hidden_layers, config.k))
+    encoder: Any = base.encoder
+    expected = 100 * (1 - step_fraction(encoder.config.num_hidden_layers, config.k))
     outcome.profile |= {f"step_s_{name}": value for name, value in medians.items()}
     outcome.metrics |= {"step_time_saved": saved, "step_time_gap": saved - expected, "step_saved_expected": expected}
 

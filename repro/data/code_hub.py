@@ -46,7 +46,7 @@ def big_clone_bench(*, tokenizer: str, prefix: str = "", limit: int | None = Non
 
 def _data(name: str, build: Callable[..., Any], tokenizer: str, prefix: str, limit: int | None) -> CodeData:
     cutter: Any = load_tokenizer(tokenizer)
-    first, last = (cutter.cls_token_id,), (cutter.sep_token_id,)
+    first: tuple[int, ...] = (cutter.cls_token_id,)
     if prefix:
         mode = cutter.convert_tokens_to_ids(prefix)
         if mode in (None, cutter.unk_token_id):
@@ -64,7 +64,7 @@ def _data(name: str, build: Callable[..., Any], tokenizer: str, prefix: str, lim
         pad=cutter.pad_token_id,
         mask=cutter.mask_token_id,
         first=first,
-        last=last,
+        last=(cutter.sep_token_id,),
         source="real",
         description=f"{name}, splits as published, tokenizer {tokenizer}.",
         details={"tokenizer": tokenizer, "limit": limit},
