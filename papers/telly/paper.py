@@ -39,7 +39,7 @@ class Config:
     hidden: int = 64
     heads: int = 4
     width: int = 128
-    base_steps: int = 2400
+    base_steps: int = 1000
     base_batch: int = 32
     base_lr: float = 3e-3
     files: int = 0
@@ -50,7 +50,7 @@ class Config:
     batch: int = 32
     steps: int = 200
     rows: int = 800  # functions or pairs that are learned from; 0: all
-    lr: float = 2e-3
+    lr: float = 1e-3
     warmup: float = 0.1
     schedule: str = "linear"
     beta2: float = 0.95
@@ -406,7 +406,7 @@ PAPER = Paper(
         ),
         "laptop": Preset(
             arms={"search": SEARCH_ARMS, "clones": CLONE_ARMS},
-            seeds=4,
+            seeds=5,
             time_limit=900,
         ),
         "gpu": Preset(

@@ -48,7 +48,7 @@ class EncoderSpec:
     heads: int = 4
     width: int = 128
     length: int = 48
-    steps: int = 2400
+    steps: int = 1000
     batch: int = 32
     lr: float = 3e-3
     masked: float = 0.15
