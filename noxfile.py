@@ -99,6 +99,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """The long form of the fault tests: 200 kills at random moments, and as many damaged records."""
+    os.environ.setdefault("REPRO_FAULT_ROUNDS", "200")
+    run(session, "pytest", "tests/runner/test_faults.py", *session.posargs)
+
+
+@nox.session
 def reproduce(session: nox.Session) -> None:
     """Run and judge the claims of all papers."""
     run(session, "repro", "run", "all", *session.posargs)

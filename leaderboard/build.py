@@ -32,7 +32,7 @@ from leaderboard.read import Folder, read, strangers
 from repro import report
 from repro.claims import SCALES, Computed, Finding, Interval, Paper
 from repro.claims.statistics import BOOTSTRAP_FROM, RESAMPLES
-from repro.papers import load_paper, slugs
+from repro.papers import load_all, slugs
 from repro.report import REFERENCE, ClaimStory, Sourced, Story, story
 
 HERE = Path(__file__).parent
@@ -92,7 +92,7 @@ def build(
     """
     reference, out = Path(reference), Path(out)
     local = None if local is None else Path(local)
-    found = [load_paper(s) for s in slugs()] if papers is None else list(papers)
+    found, broken = load_all() if papers is None else (list(papers), [])
     (out / "assets").mkdir(parents=True, exist_ok=True)
     bundling = _assets(out / "assets")
     specifications = arenas.specifications(arena_folder)
@@ -100,8 +100,8 @@ def build(
     with _no_garbage_collection():
         built = _map(one, found, [reference, local])
 
-    known = {p.slug for p in found}
-    lost = [p for b in built for p in b.problems]
+    known = {p.slug for p in found} | ({*slugs()} if broken else set())
+    lost = [*(str(b) for b in broken), *(p for b in built for p in b.problems)]
     lost += [*strangers(reference, known, "reference"), *strangers(local, known, "local")]
     machines, unread = benchmarks.machines(reference.parent / "bench" if bench_folder is None else Path(bench_folder))
     if problems is not None:
@@ -129,8 +129,9 @@ def build(
     _write(out / "results.json", machine.as_json([b.json for b in built]))
     _write(out / "results.csv", machine.as_csv([b.csv for b in built]))
     _prune(out / PAGES, {name for b in built for name in b.written})
-    _write(reference.parent / "LEADERBOARD.md", markdown.leaderboard([b.section for b in built]))
-    if readme is not None:
+    if not broken:  # committed tables do not lose the rows of a paper that is being written
+        _write(reference.parent / "LEADERBOARD.md", markdown.leaderboard([b.section for b in built]))
+    if readme is not None and not broken:
         _write(readme, markdown.into_readme(readme.read_text(encoding="utf-8"), [b.section for b in built]))
     _finish(bundling, out / "assets")
     return out / "index.html"

@@ -81,16 +81,21 @@ def results(paper: str | None = None) -> pd.DataFrame:
     """What is known so far, from local and committed reference records, without running anything.
 
     Args:
-        paper: slug; None takes all papers.
+        paper: slug; None takes all papers. Those that cannot be loaded are named in ``attrs["broken"]`` of the table.
 
     Raises:
         KeyError: for an unknown paper.
+        BrokenPaper: for one that cannot be loaded.
     """
-    from repro.papers import load_paper, slugs
+    from repro.papers import load_all, load_paper
     from repro.report import read_story
 
     rows: list[dict[str, Any]] = []
-    for slug in slugs() if paper is None else [load_paper(paper).slug]:
+    if paper is None:
+        found, broken = load_all()
+    else:
+        found, broken = [load_paper(paper)], []
+    for slug in [p.slug for p in found]:
         for told in read_story(slug).claims:
             findings = [row.finding for row in told.rows]
             for scale in dict.fromkeys(f.scale for f in findings):
@@ -98,7 +103,9 @@ def results(paper: str | None = None) -> pd.DataFrame:
                 rows += _rows(slug, told.claim, scale, verdict, [f for f in findings if f.scale == scale])
             if not findings:
                 rows += _rows(slug, told.claim, "", "untested", [])
-    return _table(rows)
+    table = _table(rows)
+    table.attrs["broken"] = [str(problem) for problem in broken]
+    return table
 
 
 def _rows(paper: str, claim: Claim, scale: str, verdict: str, findings: Sequence[Finding]) -> list[dict[str, Any]]:

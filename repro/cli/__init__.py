@@ -1,4 +1,4 @@
-"""One command line: list, show, run, judge, tune, leaderboard, bench, doctor, new.
+"""One command line: list, show, run, judge, tune, leaderboard, records, bench, doctor, new.
 
 Exit codes: 0; 1 when a run failed; 2 for bad input, with one line that names the nearest valid choices; 130 after
 Ctrl-C. Nothing here imports torch before a run starts.
@@ -14,8 +14,9 @@ from typing import NoReturn
 
 from repro.claims import SCALES
 from repro.cli.choices import BadInput, nearest
+from repro.records.store import CannotStore
 
-VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "bench", "doctor", "new")
+VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "records", "bench", "doctor", "new")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="A,B", help="only the settings on this data")
     run.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
     run.add_argument("--workers", type=int, metavar="N", help="processes at a time (default: as the cores allow)")
+    run.add_argument("--executor", default="local", metavar="EXECUTOR", help="local (default) or ray")
+    run.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster (default: one is started for the runs)")
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="for one run")
     run.add_argument(
         "--reference", action="store_true", help="afterwards write the finished records to leaderboard/reference"
@@ -78,6 +81,20 @@ def parser() -> argparse.ArgumentParser:
 
     board = verb("leaderboard", "Build the leaderboard page from reference and local records.")
     board.add_argument("--out", metavar="FOLDER", help="where the page goes (default: leaderboard/site)")
+
+    keeping = verb("records", "Check, merge and clear stores of records.")
+    action = keeping.add_subparsers(dest="action", metavar="ACTION", parser_class=_Parser, required=True)
+
+    def act(name: str, text: str) -> argparse.ArgumentParser:
+        return action.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    checking = act("verify", "Check that records are whole, sealed, and where they belong.")
+    checking.add_argument("folders", metavar="DIR", nargs="*", help="default: the local and the reference records")
+    merging = act("merge", "Bring the records of other stores into this one; conflicts are reported and left.")
+    merging.add_argument("folders", metavar="DIR", nargs="+", help="stores, or folders of reference files")
+    merging.add_argument("--into", metavar="DIR", help="instead of the local store")
+    clearing = act("gc", "List the local records that no current code can use; --delete removes them.")
+    clearing.add_argument("--delete", action="store_true", help="remove what is listed")
 
     timing = verb("bench", "Time the fast paths against transformers and plain references, and the harness.")
     timing.add_argument("--groups", metavar="A,B", help="layer, step, harness (default: all)")
@@ -116,6 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("repro: interrupted; what is finished is kept and the next start goes on from there", file=sys.stderr)
         return 130
+    except CannotStore as error:
+        print(f"repro: {error}; what was finished before is kept", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -153,6 +173,10 @@ def _dispatch(argv: list[str]) -> int:
         from repro.cli.new import new
 
         return new(arguments.slug, arguments.title)
+    if arguments.verb == "records":
+        from repro.cli import keeping
+
+        return keeping.run(arguments)
     from repro.cli import running
 
     return getattr(running, arguments.verb)(arguments)

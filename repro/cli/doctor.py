@@ -96,14 +96,13 @@ def real_data() -> list[str]:
 def needs() -> list[tuple[str, ...]]:
     """Per paper and scale: number of runs, limits, and what else it takes."""
     rows: list[tuple[str, ...]] = []
-    for slug in papers.slugs():
-        paper = papers.load_paper(slug)
+    for paper in papers.load_all()[0]:
         for scale in SCALES:
             preset = paper.presets.get(scale)
             if preset is not None:
                 settings = preset.settings or tuple(s.name for s in paper.settings if s.default)
                 cells = sum(len(preset.arms.get(s, paper.arms_in(s))) for s in settings)
-                rows.append((slug.replace("_", "-"), scale, str(cells * preset.seeds), *_limits(preset)))
+                rows.append((paper.slug.replace("_", "-"), scale, str(cells * preset.seeds), *_limits(preset)))
     return rows
 
 

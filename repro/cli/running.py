@@ -15,10 +15,11 @@ from repro import papers
 from repro.claims import SCALES, Judgement, Paper
 from repro.claims import judge as judge_claims
 from repro.cli.choices import BadInput, nearest, parse_overrides, pick, pick_all
-from repro.cli.listing import find_paper
+from repro.cli.listing import complain, find_paper
 from repro.records import Record, load, standard, write_reference
 
 DEVICES = ("cpu", "cuda")
+EXECUTORS = ("local", "ray")
 REFERENCE = papers.ROOT / "leaderboard" / "reference"
 
 
@@ -56,9 +57,14 @@ def select(paper: Paper, arguments: argparse.Namespace) -> Selection:
 def run(arguments: argparse.Namespace) -> int:
     """Run the papers named, judge them and write the leaderboard page."""
     check_means(arguments)
-    names = papers.slugs() if "all" in arguments.papers else list(dict.fromkeys(arguments.papers))
-    selections = [select(find_paper(name), arguments) for name in names]
-    require_device(arguments.device)
+    broken: list[papers.BrokenPaper] = []
+    if "all" in arguments.papers:
+        chosen, broken = papers.load_all()
+    else:
+        chosen = [find_paper(name) for name in dict.fromkeys(arguments.papers)]
+    selections = [select(paper, arguments) for paper in chosen]
+    if arguments.address is None:
+        require_device(arguments.device)
 
     from repro import runner
 
@@ -76,7 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
         runs.extend(planned)
 
     store = runner.default_store()
-    summary = runner.execute(runs, store, workers=arguments.workers, progress=runner.Live())
+    try:
+        summary = runner.execute(
+            runs, store, workers=arguments.workers, progress=runner.Live(), executor=arguments.executor,
+            address=arguments.address,
+        )  # fmt: skip
+    except runner.NoCluster as error:
+        raise BadInput(str(error).partition("\n")[0]) from None
     for s in selections:
         report(s, store.load(s.paper.slug).records)
     _report_failures(summary.failed)
@@ -89,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     page = build_page(store.root)
     if page is not None:
         print(f"leaderboard: {_shown(page)}")
-    return 1 if summary.failed else 0
+    return complain(broken) or (1 if summary.failed else 0)
 
 
 def judge(arguments: argparse.Namespace) -> int:
@@ -167,6 +179,9 @@ def check_means(arguments: argparse.Namespace) -> None:
         if value is not None and not value > 0:
             raise BadInput(f"--{flag.replace('_', '-')} must be above 0, not {value:g}")
     pick("device", arguments.device, DEVICES)
+    if getattr(arguments, "executor", "local") != "ray" and getattr(arguments, "address", None):
+        raise BadInput("--address is that of a Ray cluster; it needs --executor ray")
+    pick("executor", getattr(arguments, "executor", "local"), EXECUTORS)
 
 
 def require_device(device: str) -> None:

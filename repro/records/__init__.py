@@ -2,11 +2,12 @@
 
 from repro.records.schema import SCHEMA, BadRecord, Record
 from repro.records.select import standard
-from repro.records.store import Loaded, Store, load, write_atomically, write_reference
+from repro.records.store import CannotStore, Loaded, Store, load, write_atomically, write_reference
 
 __all__ = [
     "SCHEMA",
     "BadRecord",
+    "CannotStore",
     "Loaded",
     "Record",
     "Store",

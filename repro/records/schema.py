@@ -1,10 +1,13 @@
 """What a run leaves. A record is JSON, immutable, and carries the pedigree of every number in it.
 
-Numbers that JSON lacks are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
+Numbers that JSON lacks are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``. A record whose provenance has a
+``digest`` is sealed: written with the SHA-256 of its own text (the digest left empty), so that a flipped bit or an
+edited number is noticed when it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -65,17 +68,36 @@ class Record:
         return str(self.environment.get("hardware", {}).get("device", "cpu")).partition(":")[0]
 
     def to_json(self) -> str:
-        """One line of strict JSON, keys in the order of the fields, floats to 9 significant digits."""
-        return json.dumps(plain(asdict(self)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        """One line of strict JSON, keys in the order of the fields, floats to 9 significant digits; sealed anew when it
+        has a digest."""
+        text = json.dumps(plain(asdict(self)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return _seal(text) if "digest" in self.provenance else text
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Record:
-        """The record in ``text``. Raises BadRecord."""
+        """The record in ``text``. Raises BadRecord, also for one whose seal is broken."""
         try:
             raw = _decode(text)
         except (ValueError, RecursionError) as error:
             raise BadRecord(f"not JSON: {error}") from None
-        return cls.from_dict(raw)
+        record = cls.from_dict(raw)
+        if "digest" in record.provenance and not _intact(text, record):
+            raise BadRecord("its content is not what its digest says: damaged or edited")
+        return record
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that determines a run's result; `key` is its hash."""
+        return {
+            "schema": self.schema, "paper": self.paper, "setting": self.setting, "arm": self.arm, "scale": self.scale,
+            "seed": self.seed, "config": self.config, "device": self.device_kind, "code": self.code,
+        }  # fmt: skip
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the run found, as JSON has it: the same again wherever the run is a pure function. Timings are not among
+        it, they stand in the profile."""
+        return plain({"status": self.status, "metrics": self.metrics, "curves": self.curves, "tables": self.tables})
 
     @classmethod
     def from_dict(cls, raw: Any) -> Record:
@@ -126,6 +148,27 @@ assert {f.name for f in fields(Record)} == set(_TYPES)
 #: What JSON numbers become; bool is another type and does not pass.
 _NUMBERS = {int, float}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+_DIGEST = '"digest":"'
+
+
+def _seal(text: str) -> str:
+    # the last one: only the error follows the provenance, and a quote inside a string is escaped
+    head, mark, tail = text.rpartition(_DIGEST)
+    rest = tail[tail.find('"') :]
+    return head + mark + hashlib.sha256(f"{head}{mark}{rest}".encode()).hexdigest() + rest
+
+
+def _intact(text: str | bytes, record: Record) -> bool:
+    try:
+        given = (text.decode() if isinstance(text, bytes) else text).strip()
+        if _DIGEST in given and _seal(given) == given:
+            return True
+        # in another layout: the content counts
+        return json.loads(record.to_json())["provenance"]["digest"] == record.provenance["digest"]
+    except (ValueError, TypeError):
+        return False
 
 
 def _decode(text: str | bytes) -> Any:

@@ -19,6 +19,10 @@ from repro.records.schema import BadRecord, Record
 _SAFE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}\Z", re.IGNORECASE)
 
 
+class CannotStore(OSError):
+    """A store that cannot be written: full, read-only, or not there. The message names it and the reason."""
+
+
 @dataclass
 class Loaded:
     """Records read from a place and, by name, what could not be read."""
@@ -61,11 +65,28 @@ class Store:
         return self.root / safe_name(paper) / safe_name(scale) / f"{safe_name(key)}.json"
 
     def save(self, record: Record) -> Path:
-        """Write a record; a finished one with the same key stays as it is, a failed one gives way."""
+        """Write a record; a finished one with the same key stays as it is, a failed one gives way.
+
+        Raises CannotStore.
+        """
         path = self.path(record.paper, record.scale, record.key)
         if self.get(record.paper, record.scale, record.key) is None:
-            write_atomically(path, record.to_json() + "\n")
+            try:
+                write_atomically(path, record.to_json() + "\n")
+            except OSError as error:
+                raise self._cannot(error) from error
         return path
+
+    def check(self) -> None:
+        """Raises CannotStore when no record could be written now."""
+        try:
+            write_atomically(self.root / ".probe", "x" * 4096)
+            (self.root / ".probe").unlink(missing_ok=True)
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def _cannot(self, error: OSError) -> CannotStore:
+        return CannotStore(f"records cannot be written to {self.root}: {error.strerror or error}")
 
     def get(self, paper: str, scale: str, key: str) -> Record | None:
         """The finished (``ok`` or ``diverged``) record with that key, or None; an unreadable file counts as absent."""

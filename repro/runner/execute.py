@@ -12,13 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from repro.records import Record, Store
+from repro.records import CannotStore, Record, Store
 from repro.runner.outcome import Outcome
 from repro.runner.plan import Run
 from repro.runner.progress import Progress, Silent
+from repro.runner.reserve import Reservations
 from repro.runner.worker import ONE_THREAD, carry_out, record_of, serve
+
+Executor = Literal["local", "ray"]
+#: Seconds between two looks at workers that say nothing, and at runs that another runner has.
+TICK = 0.5
 
 
 @dataclass
@@ -51,12 +56,22 @@ def execute(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
+    executor: Executor = "local",
+    address: str | None = None,
 ) -> Summary:
     """Carry out what the store does not have yet, and return every record of the plan.
 
     A run that crashes, runs over its time or its memory leaves a record that says so, and the others go on. Ctrl-C
     stops the workers and returns what is finished, with ``interrupted`` set. ``workers=0`` runs in this process,
     without time or memory limits (for notebooks and debuggers).
+
+    ``executor="ray"`` hands the runs to the Ray cluster at ``address``, or to one that is started here for them;
+    ``workers`` is then the number of runs at a time, as many as the cluster has places when None.
+
+    Several runners may work on one store: a run that another has in hand is waited for, and taken over when that
+    runner is gone.
+
+    Raises NoCluster when there is no Ray, or no cluster at the address, CannotStore when records cannot be written.
     """
     clock = time.monotonic()
     show = progress or Silent()
@@ -64,28 +79,47 @@ def execute(
     todo = [run for run in {r.key: r for r in runs}.values() if run.key not in found]
     summary = Summary(cached=len(found))
     done: dict[str, Record] = dict(found)
+    reserved = Reservations(store)
+    if todo:
+        store.check()
     count = min(workers if workers is not None else default_workers(runs[0].device if runs else "cpu"), len(todo))
+    carrying = _here(todo, reserved, show) if count == 0 else _Pool(count, reserved, show).carry_out(todo)
+    if executor == "ray" and todo:
+        from repro.runner.cluster import Cluster
+
+        carrying = Cluster(reserved, show, address, workers).carry_out(todo)
     with show:
         show.start(todo, len(found), count)
         try:
-            for record in _here(todo, store, show) if count == 0 else _Pool(count, store, show).carry_out(todo):
+            for record in carrying:
                 done[record.key] = record
-                summary.ran += 1
+                others = record.key in reserved.others
+                summary.cached += others
+                summary.ran += not others
                 show.finished(record)
         except KeyboardInterrupt:
             summary.interrupted = True
+        finally:
+            reserved.close()
     summary.records = [done[run.key] for run in runs if run.key in done]
     summary.failed = [r for r in summary.records if r.status not in ("ok", "diverged")]
     summary.wall_s = time.monotonic() - clock
     return summary
 
 
-def _here(runs: Sequence[Run], store: Store, show: Progress) -> Iterator[Record]:
-    for run in runs:
-        show.begin(run)
-        record = carry_out(run, lambda step, steps, loss, run=run: show.step(run, step, steps, loss))  # type: ignore[misc]
-        store.save(record)
-        yield record
+def _here(runs: Sequence[Run], reserved: Reservations, show: Progress) -> Iterator[Record]:
+    waiting = deque(runs)
+    while waiting:
+        run, record = reserved.next(waiting)
+        if run is not None:
+            show.begin(run)
+            record = carry_out(run, lambda step, steps, loss, run=run: show.step(run, step, steps, loss))  # type: ignore[misc]
+            reserved.store.save(record)
+            reserved.release(run)
+        if record is None:
+            time.sleep(TICK)
+        else:
+            yield record
 
 
 @dataclass
@@ -100,8 +134,9 @@ class _Worker:
 class _Pool:
     """Persistent spawned workers, so that torch is imported once per worker; a worker over its limit is replaced."""
 
-    def __init__(self, count: int, store: Store, show: Progress):
-        self.count, self.store, self.show = count, store, show
+    def __init__(self, count: int, reserved: Reservations, show: Progress):
+        self.count, self.reserved, self.show = count, reserved, show
+        self.store = reserved.store
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
 
@@ -112,9 +147,15 @@ class _Pool:
                 while waiting and len(self.workers) < self.count:
                     self.workers.append(self._spawn())
                 for worker in self.workers:
-                    if worker.run is None and waiting:
-                        self._hand(worker, waiting.popleft())
-                ready = multiprocessing.connection.wait([w.pipe for w in self.workers], timeout=0.5)
+                    while worker.run is None and waiting:
+                        run, record = self.reserved.next(waiting)
+                        if run is not None:
+                            self._hand(worker, run)
+                        elif record is not None:
+                            yield record
+                        else:
+                            break
+                ready = multiprocessing.connection.wait([w.pipe for w in self.workers], timeout=TICK)
                 for worker in list(self.workers):
                     record = self._hear(worker) if worker.pipe in ready else None
                     record = record or self._over_limit(worker)
@@ -151,6 +192,9 @@ class _Pool:
             self.show.step(run, *message[1:])
             return None
         worker.run = None
+        self.reserved.release(run)
+        if message[0] == "unsaved":
+            raise CannotStore(f"{message[1]}; {run.label} was carried out and is lost")
         return message[1]
 
     def _over_limit(self, worker: _Worker) -> Record | None:
@@ -159,7 +203,7 @@ class _Pool:
             return None
         if time.monotonic() - worker.since > run.time_limit:
             return self._lost(worker, "timeout", f"stopped after its limit of {run.time_limit:g} s")
-        used = _resident(worker.process.pid)
+        used = resident(worker.process.pid)
         if used > run.memory_limit:
             text = f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory_limit / 2**30:.2f} GiB"
             return self._lost(worker, "memory", text)
@@ -174,6 +218,7 @@ class _Pool:
         error = {"type": status, "message": message, "traceback": ""}
         record = record_of(run, status, Outcome(), error, worker.started, time.monotonic() - worker.since)
         self.store.save(record)
+        self.reserved.release(run)
         return record
 
     def _end(self, worker: _Worker) -> None:
@@ -184,7 +229,8 @@ class _Pool:
         worker.process.join(5)
 
 
-def _resident(pid: int | None) -> int:
+def resident(pid: int | None) -> int:
+    """Bytes of a process that are in memory; 0 where the system does not say."""
     try:
         with open(f"/proc/{pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -92,7 +92,7 @@ class Live(Silent):
             self.total = self.bars.add_task("all runs", total=sum(self.work.values()) or 1.0, note="")
 
     def begin(self, run: Run) -> None:
-        if self.bars is not None:
+        if self.bars is not None and run.key not in self.tasks:  # a run may begin again after its worker was lost
             self.tasks[run.key] = self.bars.add_task(run.label, total=1.0, note="starting")
 
     def step(self, run: Run, step: int, steps: int, loss: float | None) -> None:

@@ -90,7 +90,13 @@ def record_of(run: Run, status: str, outcome: Outcome, error: dict[str, str], st
         data=outcome.data,
         tables=outcome.tables,
         environment=environment(run.device),
-        provenance={**commit(), "started": started.isoformat(timespec="seconds"), "wall_s": round(wall, 3)},
+        # an empty digest asks for a seal
+        provenance={
+            **commit(),
+            "started": started.isoformat(timespec="seconds"),
+            "wall_s": round(wall, 3),
+            "digest": "",
+        },
         error=error,
     )
 
@@ -101,7 +107,7 @@ def serve(connection: Any, store_root: str | None) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
-    from repro.records import Store
+    from repro.records import CannotStore, Store
 
     store = Store(store_root) if store_root else None
     last = 0.0
@@ -117,9 +123,13 @@ def serve(connection: Any, store_root: str | None) -> None:
         while True:
             run = connection.recv()
             record = carry_out(run, progress)
-            if store is not None:
-                store.save(record)
-            connection.send(("record", record))
+            try:
+                if store is not None:
+                    store.save(record)
+            except CannotStore as error:
+                connection.send(("unsaved", str(error)))
+            else:
+                connection.send(("record", record))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

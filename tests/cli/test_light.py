@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -38,19 +38,19 @@ def test_no_torch(code, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("argv", [["--help"], ["list"], ["show", slugs()[0]]])
 def test_answers_within_a_moment(argv, tmp_path, monkeypatch):
-    """Three seconds where a quiet machine needs half a second: a guard against an import, not a percentage."""
+    """Three seconds of a processor where half a second is needed: a guard against an import, not a percentage."""
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path))
     command = [sys.executable, "-m", "repro", *argv]
     best = float("inf")
     for _ in range(3):
-        began = time.monotonic()
+        began = sum(os.times()[2:4])  # processor time of children: other work on the machine does not count
         subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-        best = min(best, time.monotonic() - began)
+        best = min(best, sum(os.times()[2:4]) - began)
     assert best < 3
 
 
 def test_importing_the_library_is_nearly_free():
-    script = "import time; t = time.perf_counter(); import repro; print(time.perf_counter() - t)"
+    script = "import time; t = time.process_time(); import repro; print(time.process_time() - t)"
     done = [
         float(
             subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,197 @@
+"""Looking after stores of records: are they whole, how do several become one, what can go."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repro.records.provenance import run_key
+from repro.records.schema import BadRecord, Record
+from repro.records.store import Loaded, Store, texts, write_atomically
+
+if TYPE_CHECKING:
+    from repro.claims import Paper
+
+#: Seconds after which a part-written file has no writer any more.
+ABANDONED = 3600.0
+
+
+@dataclass
+class Verified:
+    """What `verify` found: how many records are readable, how many of them carry a seal, and what is wrong, by name."""
+
+    records: int = 0
+    sealed: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Conflict:
+    """Two finished records of one run that do not say the same."""
+
+    key: str
+    label: str
+    ours: str
+    theirs: str
+    differences: list[str]
+
+
+@dataclass
+class Merged:
+    """What `merge` did: records added, replaced (a failed one by a finished one), present already; and what it left."""
+
+    added: int = 0
+    replaced: int = 0
+    same: int = 0
+    conflicts: list[Conflict] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Garbage:
+    """Files of a store that no current code can use, each with the reason, and their bytes together."""
+
+    files: list[tuple[Path, str]] = field(default_factory=list)
+    bytes: int = 0
+
+
+def _read(root: Path, problems: list[str]) -> Iterator[tuple[str, Record]]:
+    loaded = Loaded()
+    for name, text in texts(root, loaded):
+        try:
+            yield name, Record.from_json(text)
+        except BadRecord as error:
+            problems.append(f"{name}: {error}")
+    problems += loaded.problems
+
+
+def verify(root: Path | str) -> Verified:
+    """Check every record below ``root``: readable, its seal unbroken, its key the hash of what it says determined it,
+    its file where that belongs, and no key there twice."""
+    out = Verified()
+    seen: dict[str, str] = {}
+    for name, record in _read(Path(root), out.problems):
+        out.records += 1
+        out.sealed += "digest" in record.provenance
+        wrong = _misplaced(name, record)
+        if run_key(record.identity) != record.key:
+            wrong = f"its key {record.key} is not that of its configuration, code and seed"
+        elif record.key in seen:
+            wrong = f"the key {record.key} is also in {seen[record.key]}"
+        if wrong:
+            out.problems.append(f"{name}: {wrong}")
+        seen.setdefault(record.key, name)
+    return out
+
+
+def _misplaced(name: str, record: Record) -> str:
+    path = Path(name.partition(".jsonl:")[0])
+    if name.endswith(".json"):
+        good = (path.stem, path.parent.name, path.parent.parent.name) == (record.key, record.scale, record.paper)
+    else:
+        good = (path.name, path.parent.name) == (f"{record.scale}-{record.setting}", record.paper)
+    return "" if good else f"a record of {record.paper}, {record.scale}, {record.setting} stands there"
+
+
+def merge(source: Path | str, into: Store) -> Merged:
+    """Bring the records below ``source`` (a store, or a folder of reference files) into a store.
+
+    What is there stays. A finished record takes the place of a failed one. Two finished records of one key whose
+    results agree to the last digit are one, though their timings and machines differ; where they do not agree both
+    files stay as they are and the conflict is reported. Damaged records are named and left out.
+    """
+    out = Merged()
+    for name, record in _read(Path(source), out.problems):
+        if run_key(record.identity) != record.key:
+            out.problems.append(f"{name}: its key is not that of its configuration, code and seed")
+            continue
+        try:
+            path = into.path(record.paper, record.scale, record.key)
+        except ValueError as error:
+            out.problems.append(f"{name}: {error}")
+            continue
+        ours = into.get(record.paper, record.scale, record.key)
+        finished = record.status in ("ok", "diverged")
+        if ours is not None and not finished:
+            out.same += 1
+        elif ours is not None:
+            if different := differences(ours, record):
+                out.conflicts.append(Conflict(record.key, _label(record), str(path), name, different))
+            else:
+                out.same += 1
+        elif path.exists() and not finished:
+            out.same += 1
+        else:
+            out.replaced += path.exists()
+            out.added += not path.exists()
+            write_atomically(path, record.to_json() + "\n")
+    return out
+
+
+def _label(record: Record) -> str:
+    return f"{record.paper} {record.setting}/{record.arm}, {record.scale}, seed {record.seed}"
+
+
+def differences(ours: Record, theirs: Record) -> list[str]:
+    """In which results two records differ, a line each; empty when they agree."""
+    a, b = ours.results, theirs.results
+    out = [] if a["status"] == b["status"] else [f"status {a['status']} and {b['status']}"]
+    for name in sorted({*a["metrics"], *b["metrics"]}):
+        x, y = a["metrics"].get(name, "absent"), b["metrics"].get(name, "absent")
+        if x != y:
+            out.append(f"{name} {x} and {y}")
+    out += [part for part in ("curves", "tables") if a[part] != b[part]]
+    return out
+
+
+def garbage(root: Path | str, papers: Mapping[str, Paper], now: float | None = None) -> Garbage:
+    """What of a store no current code can use. Nothing is removed.
+
+    Records of papers that are not in ``papers``, records made by code that has changed since, records that cannot be
+    read, records of runs that failed, and part-written files whose writer is gone (an hour old; ``now`` is in seconds
+    since 1970).
+    """
+    from repro.report import is_stale
+
+    out = Garbage()
+    problems: list[str] = []
+
+    def add(path: Path, why: str) -> None:
+        out.files.append((path, why))
+        out.bytes += path.stat().st_size
+
+    for name, record in _read(Path(root), problems):
+        if not name.endswith(".json"):
+            continue
+        if record.paper not in papers:
+            add(Path(name), f"there is no paper {record.paper}")
+        elif record.status not in ("ok", "diverged"):
+            add(Path(name), f"it ended in {record.status} and would be run again")
+        elif is_stale(papers[record.paper], record):
+            add(Path(name), "stale: the code that made it has changed")
+    for problem in problems:
+        path, _, why = problem.partition(".json: ")
+        if why and (file := Path(f"{path}.json")).is_file():
+            add(file, f"unreadable: {why}")
+    moment = time.time() if now is None else now
+    for folder, _, names in os.walk(root):
+        for part in (Path(folder) / n for n in names if n.startswith(".") and n.endswith(".part")):
+            if moment - part.stat().st_mtime > ABANDONED:
+                add(part, "part-written, its writer is gone")
+    return out
+
+
+def remove(found: Garbage) -> int:
+    """Remove what `garbage` found; how many files went (one that is gone already counts for nothing)."""
+    gone = 0
+    for path, _ in found.files:
+        try:
+            path.unlink()
+            gone += 1
+        except FileNotFoundError:
+            continue
+    return gone

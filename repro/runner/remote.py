@@ -1,0 +1,194 @@
+"""What happens on the nodes of a cluster: one run as a task, the board on which tasks write, the shelf of base models.
+
+Imports no Ray: tasks and actors get their handles from `repro.runner.cluster`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from repro.runner.plan import Run
+
+#: Kinds of things in the cache folder that take training to make; the rest is made again where it is wanted.
+SHELVED = ("zoo", "checkpoints")
+#: Bytes that the shelf keeps at most; what comes after that is made again by each node.
+SHELF_LIMIT = 4 * 2**30
+#: Seconds between two looks at time and memory.
+WATCH = 0.25
+
+
+class Board:
+    """An actor on which tasks write what happens to them: ``(kind, key, attempt, ...)``. The oldest lines give way."""
+
+    def __init__(self, limit: int = 100_000):
+        self.events: deque[tuple[Any, ...]] = deque(maxlen=limit)
+
+    def tell(self, *event: Any) -> None:
+        """Add a line."""
+        self.events.append(event)
+
+    def drain(self) -> list[tuple[Any, ...]]:
+        """All lines since the last time."""
+        out = list(self.events)
+        self.events.clear()
+        return out
+
+
+class Shelf:
+    """An actor that keeps finished folders of caches, packed, by their names: ``zoo/name-key``.
+
+    Names are addresses of content, so a name stands for the same thing on every node.
+    """
+
+    def __init__(self, limit: int = SHELF_LIMIT):
+        self.limit, self.used = limit, 0
+        self.packed: dict[str, bytes] = {}
+
+    def names(self) -> list[str]:
+        """What is there."""
+        return list(self.packed)
+
+    def keep(self, name: str, content: bytes) -> bool:
+        """Keep it, unless it is there already or there is no room; whether it is there now."""
+        if name not in self.packed and self.used + len(content) <= self.limit:
+            self.packed[name] = content
+            self.used += len(content)
+        return name in self.packed
+
+    def give(self, name: str) -> bytes:
+        """The packed folder of that name. Raises KeyError."""
+        return self.packed[name]
+
+
+def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]) -> str:
+    """Carry out a run in this worker and return the text of its record.
+
+    Raises RuntimeError when this node's Python is not the one that planned the run.
+    """
+    import ray
+
+    from repro.runner.worker import carry_out
+
+    if sys.version_info[:2] != tuple(python):
+        here = ".".join(map(str, sys.version_info[:2]))
+        raise RuntimeError(f"this node has Python {here}, the plan was made with {'.'.join(map(str, python))}")
+    board.tell.remote("begin", run.key, attempt)
+    last = 0.0
+
+    def progress(step: int, steps: int, loss: float | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 1.0 or step >= steps:
+            last = now
+            board.tell.remote("step", run.key, attempt, step, steps, loss)
+
+    def last_words(status: str, message: str) -> None:
+        with contextlib.suppress(Exception):
+            ray.get(board.tell.remote("end", run.key, attempt, status, message), timeout=5)
+
+    there: set[str] = set()
+    with contextlib.suppress(Exception):  # without a shelf the run makes its base models itself
+        there = take_down(ray, shelf)
+    with _watch(run, last_words):
+        record = carry_out(run, progress)
+    with contextlib.suppress(Exception):
+        put_up(ray, shelf, there)
+    return record.to_json()
+
+
+@contextlib.contextmanager
+def _watch(run: Run, last_words: Any) -> Iterator[None]:
+    """End this process when the run takes more time or memory than it may, after saying why."""
+    from repro.runner.execute import resident
+
+    began, over = time.monotonic(), threading.Event()
+    before = resident(os.getpid())  # what earlier runs left in this worker is not this run's
+
+    def look() -> None:
+        while not over.wait(WATCH):
+            used = resident(os.getpid())
+            if time.monotonic() - began > run.time_limit:
+                last_words("timeout", f"stopped after its limit of {run.time_limit:g} s")
+            elif used > max(run.memory_limit, before):
+                text = f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory_limit / 2**30:.2f} GiB"
+                last_words("memory", text)
+            else:
+                continue
+            os._exit(1)
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def shelved(root: Path) -> dict[str, Path]:
+    """Finished folders below a cache folder, by their names on the shelf."""
+    return {
+        f"{kind}/{place.name}": place
+        for kind in SHELVED if (root / kind).is_dir()
+        for place in sorted((root / kind).iterdir()) if place.is_dir() and not place.name.startswith(".")
+    }  # fmt: skip
+
+
+def take_down(ray: Any, shelf: Any) -> set[str]:
+    """Fetch what the shelf has and this node has not; the names that are on both then."""
+    from repro.data.cache import cache_dir
+
+    root = cache_dir()
+    names = ray.get(shelf.names.remote())
+    have = shelved(root)
+    for name in names:
+        if name not in have:
+            unpack(ray.get(shelf.give.remote(name)), root, name)
+    return set(names)
+
+
+def put_up(ray: Any, shelf: Any, there: set[str]) -> None:
+    """Give the shelf what this node has and the shelf had not."""
+    from repro.data.cache import cache_dir
+
+    for name, place in shelved(cache_dir()).items():
+        if name not in there:
+            ray.get(shelf.keep.remote(name, pack(place)))
+
+
+def pack(place: Path) -> bytes:
+    """A folder as the bytes of a tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(place, arcname=".")
+    return buffer.getvalue()
+
+
+def unpack(content: bytes, root: Path, name: str) -> None:
+    """Lay a packed folder down under its name, whole or not at all; nothing when it is there.
+
+    Raises ValueError for a name that is none of the shelf's, tarfile.FilterError for a file that would leave the
+    folder.
+    """
+    kind, _, folder = name.partition("/")
+    if kind not in SHELVED or not folder or "/" in folder or folder.startswith("."):
+        raise ValueError(f"{name!r} is no name of the shelf")
+    place = root / kind / folder
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder}-", dir=place.parent) as work:
+        inner = Path(work) / "folder"
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(inner, filter="data")
+        with contextlib.suppress(OSError):  # another process of this node was first
+            inner.rename(place)
