@@ -36,7 +36,7 @@ from repro.profiling.counts import count_parameters, count_step
 from repro.profiling.training_memory import step_memory
 from repro.runner import Context, Outcome
 from repro.training.code_encoder import EncoderSpec, fresh, hidden_states, loaded, pretrained
-from repro.training.code_tasks import Clones, Search, Task, TaskModel, clone_head, tune
+from repro.training.code_tasks import Clones, Completion, NameHead, Search, Task, TaskModel, clone_head, tune
 from repro.training.initial import generator
 from repro.training.loop import Optimisation
 
@@ -101,13 +101,17 @@ def task_of(config: Config, data: CodeData, context: Context) -> Task:
         return Search(data, config.code_length, config.query_length, config.temperature, context.device)
     if config.task == "clones":
         return Clones(data, config.code_length, context.device)
-    raise ValueError(f"task is search or clones, not {config.task!r}")
+    if config.task == "completion":
+        return Completion(data, config.code_length, context.device)
+    raise ValueError(f"task is search, clones or completion, not {config.task!r}")
 
 
 def head_of(config: Config, encoder: Any, seed: int) -> Any:
     """The head of the task: none for search."""
     if config.task == "search":
         return torch.nn.Identity()
+    if config.task == "completion":
+        return NameHead(encoder.config.hidden_size, encoder.config.vocab_size, seed).to(encoder.device)
     return clone_head(encoder.config.hidden_size, seed).to(encoder.device)
 
 

@@ -28,7 +28,7 @@ class Config:
     """Configuration of a run."""
 
     data: str = "stdlib-functions"
-    task: str = "search"  # search | clones
+    task: str = "search"  # search | clones | completion
     model: str = "pretrained here"  # or a hub id, or a folder
     start: str = "pretrained"  # pretrained | random
     # Telly
@@ -108,6 +108,12 @@ SETTINGS = (
         "identifiers exchanged. Stands in for BigCloneBench.",
     ),
     Setting(
+        "completion", "Names in library functions", "stdlib-functions", "bundled",
+        {"task": "completion", "probe_train": 0, "timed": 0, "validation": 600, "test": 0},
+        note="The code before an attribute or a called name has to tell the name's first word, in files not trained "
+        "on: exact match. Stands in for completion on the GitHub Java Corpus.",
+    ),
+    Setting(
         "codesearchnet", "UniXcoder on CodeSearchNet, Python", "code-search-net", "real",
         {**HUB, "task": "search", "data": "code-search-net", "model": UNIXCODER}, default=False,
         note="The paper's encoder and data; the published run ranks all test functions.",
@@ -125,7 +131,7 @@ SETTINGS = (
     ),
 )  # fmt: skip
 REAL = ("codesearchnet", "codesearchnet-graphcodebert", "bigclonebench")
-BOTH, SEARCH = ("search", "clones"), ("search",)
+BOTH, SEARCH = ("search", "clones", "completion"), ("search",)
 
 QUALITY = "quality"
 SAMPLES = (Match("train_samples"),)

@@ -47,6 +47,14 @@ class Pairs(NamedTuple):
     labels: Tensor
 
 
+class Names(NamedTuple):
+    """Names to be told from the code before them: LongTensors [names]; ``rows`` of `CodeData.code`, ``places`` of the
+    name's first token in its row."""
+
+    rows: Tensor
+    places: Tensor
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What is known about every function beside its text; rows as in `CodeData.functions`.
@@ -75,6 +83,7 @@ class CodeData:
         functions: of each split, rows of ``code``.
         documented: those of them that have a summary.
         pairs: of each split; empty where the data have no clones.
+        names: of each split; empty where none are known.
         vocab_size: number of tokens. ``pad``, ``mask``: their ids.
         first, last: ids before and after every row.
         analysis: None where it is not known.
@@ -94,13 +103,14 @@ class CodeData:
     source: str
     description: str
     analysis: Analysis | None = None
+    names: Mapping[str, Names] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
             parts = [*self.code, *self.summary, *self.functions.values()]
-            parts += [part for pairs in self.pairs.values() for part in pairs]
+            parts += [part for kind in (self.pairs, self.names) for found in kind.values() for part in found]
             object.__setattr__(self, "fingerprint", fingerprint(*parts))
 
     def batch(self, rows: Ragged, indices: Tensor, length: int) -> Tensor:
@@ -129,9 +139,11 @@ class CodeData:
         return out
 
     def order(self, split: str, task: str, steps: int, batch: int, seed: int) -> Tensor:
-        """Indices into a split's ``documented``, ``functions`` or ``pairs`` (the task), LongTensor [steps, batch]: each
-        epoch a fresh shuffle, the same for every arm of a seed. Raises ValueError for an empty split."""
-        rows = len(self.pairs[split].labels) if task == "pairs" else len(getattr(self, task)[split])
+        """Indices into a split's ``documented``, ``functions``, ``pairs`` or ``names`` (the task), LongTensor
+        [steps, batch]: each epoch a fresh shuffle, the same for every arm of a seed. Raises ValueError for an empty
+        split."""
+        found = getattr(self, task).get(split, ())
+        rows = len(found[0]) if task in ("pairs", "names") and found else len(found)
         if not rows:
             raise ValueError(f"{self.name} has no {task} for {split}")
         generator = torch.Generator().manual_seed(order_seed(f"data order {task}", seed))

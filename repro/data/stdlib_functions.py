@@ -28,7 +28,7 @@ import torch
 
 from repro.data.base import order_seed
 from repro.data.cache import cached, column
-from repro.data.code import SPLITS, Analysis, CodeData, Pairs, Ragged
+from repro.data.code import SPLITS, Analysis, CodeData, Names, Pairs, Ragged
 from repro.data.stdlib_text import sources
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 CLASSES = ("identifier", "keyword", "operator", "number", "string")
 #: Lines of a function, least and most; tokens, least; twins of each.
 LINES, LEAST, TWINS = (3, 60), 12, 2
+#: Pieces from the beginning of a function among which a name to complete is looked for.
+REACH = 44
 #: Pieces of the vocabulary beside special tokens and kinds of tree nodes.
 PIECES = 4000
 SPECIAL = ("<pad>", "<cls>", "<sep>", "<mask>", "<unk>", "<newline>", "<indent>", "<dedent>", "<close>")
@@ -171,6 +173,23 @@ def renamed(tokens: Sequence[Token], names: Sequence[str], draw: random.Random) 
     return [Token(table.get(t.text, t.text), t.kind) if t.kind == kind else t for t in tokens]
 
 
+def name_places(tokens: Sequence[Token]) -> list[int]:
+    """Where names begin that can be completed, counted in pieces: attributes (after a dot) and what is called (before an
+    opening bracket), not those being defined, nor those that begin with an underscore, whose first piece says little."""
+    identifier, place, found = CLASSES.index("identifier"), 0, []
+    for before, token, after in zip((None, *tokens), tokens, (*tokens[1:], None), strict=False):
+        if (
+            token.kind == identifier
+            and not token.text.startswith("_")
+            and before is not None
+            and before.text not in ("def", "class")
+            and (before.text == "." or (after is not None and after.text == "("))
+        ):
+            found.append(place)
+        place += len(pieces_of(token))
+    return found
+
+
 def tree_of(node: ast.AST) -> Iterator[str]:
     """Kinds of the nodes of a tree in depth-first order, ``<close>`` after those with children: what `ast.unparse`
     needs less all names and values."""
@@ -213,6 +232,7 @@ def stdlib_functions(*, limit: int | None = None, root: Path | None = None) -> C
     functions = {name: (split == i).nonzero().flatten() for i, name in enumerate(SPLITS)}
     empty = Ragged(torch.empty(0, dtype=torch.int32), torch.zeros(TWINS * count, dtype=torch.long))
     summary = Ragged(ragged["summary"].values, torch.cat([ragged["summary"].lengths, empty.lengths]))
+    place = torch.from_numpy(column(table, "name").astype(np.int64))
     twins = torch.arange(count)[:, None] + count * torch.arange(1, TWINS + 1)
     return CodeData(
         name="stdlib-functions",
@@ -221,6 +241,7 @@ def stdlib_functions(*, limit: int | None = None, root: Path | None = None) -> C
         functions=functions,
         documented={name: rows[summary.lengths[rows] > 2] for name, rows in functions.items()},
         pairs={name: clone_pairs(rows, code.lengths, twins) for name, rows in functions.items()},
+        names={name: Names(rows[place[rows] >= 0], place[rows[place[rows] >= 0]]) for name, rows in functions.items()},
         vocab_size=int(max(code.values.max(), ragged["tree"].values.max(), summary.values.max())) + 1,
         pad=PAD,
         mask=MASK,
@@ -288,6 +309,10 @@ def _build(texts: Sequence[str]) -> Dataset:
         for i in range(TWINS):
             twin = renamed(tokens, names, random.Random(order_seed(f"twin {i} of {place}", 0)))
             out[f"twin_{i}"].append(encode([piece for t in twin for piece in pieces_of(t)]))
+    chosen = []
+    for place, (_, _, tokens) in enumerate(rows):
+        known = [at for at in name_places(tokens) if at < REACH and out["code"][place][at] != UNKNOWN]
+        chosen.append(random.Random(order_seed(f"name of {place}", 0)).choice(known) if known else -1)
     lengths = {f"{name}_length": [len(row) for row in found] for name, found in out.items()}
     return Dataset.from_dict(
         {
@@ -295,5 +320,6 @@ def _build(texts: Sequence[str]) -> Dataset:
             **lengths,
             "split": [split for split, _, _ in rows],
             "complexity": [f.complexity for _, f, _ in rows],
+            "name": chosen,
         }
     )

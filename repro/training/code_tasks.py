@@ -1,4 +1,4 @@
-"""Tasks to fine-tune a code encoder on: search by description, and detection of clones."""
+"""Tasks to fine-tune a code encoder on: search by description, detection of clones, and completion of names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Task(Protocol):
     """A task on a model that holds its encoder as ``encoder``.
 
     Attributes:
-        kind: which order of `CodeData.order` its batches follow: ``documented`` or ``pairs``.
+        kind: which order of `CodeData.order` its batches follow: ``documented``, ``pairs`` or ``names``.
     """
 
     kind: str
@@ -145,6 +145,78 @@ class Clones:
 def clone_head(hidden: int, seed: int) -> nn.Module:
     """Two layers with tanh between: 3 d -> d -> 2; initial weights of the seed."""
     return initialise(nn.Sequential(nn.Linear(3 * hidden, hidden), nn.Tanh(), nn.Linear(hidden, 2)), seed, std=0.05)
+
+
+@dataclass
+class Completion:
+    """Completion: which name comes next, its first token over the whole vocabulary, from the code before it. A mask
+    stands for the name, and nothing of what follows is shown; the head reads the mask's last hidden state.
+
+    Quality: exact match in percent.
+    """
+
+    data: CodeData
+    code_length: int
+    device: str = "cpu"
+    kind: str = "names"
+
+    def batch(self, rows: Tensor, split: str) -> tuple[Tensor, ...]:
+        """Code before the names, cut from the left, then a mask [B, code length]; places of the masks [B]; names
+        [B]."""
+        data, (functions, places) = self.data, self.data.names[split]
+        own, places = functions[rows], places[rows]
+        room = self.code_length - len(data.first) - len(data.last) - 1
+        if room < 1:
+            raise ValueError(f"{self.code_length} tokens leave no room for text")
+        shown = places.clamp(max=room)
+        starts = (data.code.lengths.cumsum(0) - data.code.lengths)[own] + places
+        at = starts[:, None] - shown[:, None] + torch.arange(room)
+        text = torch.where(torch.arange(room) < shown[:, None], data.code.values[at.clamp(max=len(data.code.values) - 1)]
+                           .long(), data.pad)  # fmt: skip
+        ids = torch.full((len(rows), self.code_length), data.pad)
+        ids[:, : len(data.first)] = torch.tensor(data.first)
+        ids[:, len(data.first) : len(data.first) + room] = text
+        masks = len(data.first) + shown
+        for step, token in enumerate((data.mask, *data.last)):
+            ids[torch.arange(len(rows)), masks + step] = token
+        return tuple(part.to(self.device) for part in (ids, masks, data.code.values[starts].long()))
+
+    def logits(self, model: Any, ids: Tensor, masks: Tensor) -> Tensor:
+        """[B, vocabulary]."""
+        states = encode(model.encoder, ids, self.data.pad)[torch.arange(len(ids), device=ids.device), masks]
+        return model.head(states, model.encoder.get_input_embeddings().weight)
+
+    def loss(self, model: Any, batch: tuple[Tensor, ...]) -> Tensor:
+        ids, masks, names = batch
+        return F.cross_entropy(self.logits(model, ids, masks), names)
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, split: str, limit: int) -> dict[str, float]:
+        parts = _sample(len(self.data.names[split].rows), limit).split(64)
+        batches = [self.batch(part, split) for part in parts]
+        logits = torch.cat([self.logits(model, ids, masks) for ids, masks, _ in batches])
+        names = torch.cat([names for *_, names in batches])
+        best = logits.topk(5).indices == names[:, None]
+        return {
+            "loss": float(F.cross_entropy(logits, names)),
+            "quality": 100 * float(best[:, 0].double().mean()),
+            "recall_5": 100 * float(best.any(1).double().mean()),
+        }
+
+
+class NameHead(nn.Module):
+    """A linear layer, GELU and norm, then the encoder's own token embeddings as output table, with a bias; initial
+    weights of the seed. What is frozen of the embeddings is frozen in the table."""
+
+    def __init__(self, hidden: int, vocab_size: int, seed: int):
+        super().__init__()
+        layers = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden))
+        self.layers = initialise(layers, seed)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, states: Tensor, table: Tensor) -> Tensor:
+        """Logits [B, vocabulary] of states [B, d]."""
+        return F.linear(self.layers(states), table, self.bias)
 
 
 class Tuned(NamedTuple):
