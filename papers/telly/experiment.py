@@ -25,7 +25,7 @@ from papers.telly.method import (
     telly,
     trained_parameters,
 )
-from papers.telly.paper import Config
+from papers.telly.paper import Config, learning_rate
 from repro.data.base import order_seed
 from repro.data.code import CodeData
 from repro.data.registry import load_code
@@ -153,7 +153,8 @@ def fine_tune(config: Config, context: Context, data: CodeData, start: Any, outc
     found = tune(
         model, task, order,
         Optimisation(
-            config.lr, config.steps, config.warmup, config.schedule, (0.9, config.beta2), config.weight_decay
+            learning_rate(config), config.steps, config.warmup, config.schedule, (0.9, config.beta2),
+            config.weight_decay,
         ),
         evaluations=config.evaluations, validation=config.validation, dtype=config.autocast, progress=context.progress,
     )  # fmt: skip

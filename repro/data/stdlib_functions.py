@@ -174,8 +174,9 @@ def renamed(tokens: Sequence[Token], names: Sequence[str], draw: random.Random) 
 
 
 def name_places(tokens: Sequence[Token]) -> list[int]:
-    """Where names begin that can be completed, counted in pieces: attributes (after a dot) and what is called (before an
-    opening bracket), not those being defined, nor those that begin with an underscore, whose first piece says little."""
+    """Where names begin that can be completed, counted in pieces: attributes (after a dot) and what is called (before
+    an opening bracket), not those being defined, nor those that begin with an underscore, whose first piece says
+    little."""
     identifier, place, found = CLASSES.index("identifier"), 0, []
     for before, token, after in zip((None, *tokens), tokens, (*tokens[1:], None), strict=False):
         if (

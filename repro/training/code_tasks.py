@@ -171,8 +171,8 @@ class Completion:
         shown = places.clamp(max=room)
         starts = (data.code.lengths.cumsum(0) - data.code.lengths)[own] + places
         at = starts[:, None] - shown[:, None] + torch.arange(room)
-        text = torch.where(torch.arange(room) < shown[:, None], data.code.values[at.clamp(max=len(data.code.values) - 1)]
-                           .long(), data.pad)  # fmt: skip
+        code = data.code.values[at.clamp(max=len(data.code.values) - 1)].long()
+        text = torch.where(torch.arange(room) < shown[:, None], code, data.pad)
         ids = torch.full((len(rows), self.code_length), data.pad)
         ids[:, : len(data.first)] = torch.tensor(data.first)
         ids[:, len(data.first) : len(data.first) + room] = text

@@ -23,7 +23,7 @@ from papers.telly.method import (
     telly,
     trained_parameters,
 )
-from papers.telly.paper import PAPER, Config
+from papers.telly.paper import PAPER, Config, learning_rate
 from papers.telly.published import GRAPHCODEBERT, TASKS, UNIXCODER, Published, Shape, accounting, on_meta, step_flops
 from repro.profiling.counts import count_step
 from repro.runner import Context
@@ -303,9 +303,25 @@ def test_a_frozen_encoder_still_trains_a_head(cache):
     assert "probe_lexical" not in frozen.metrics
 
 
+def test_rates_are_per_task_unless_set():
+    config = Config(task="completion", rates="search=1e-3 completion=4e-3")
+    assert learning_rate(config) == 4e-3
+    assert learning_rate(Config(task="completion", lr=1e-2)) == 1e-2
+
+
+def test_names_are_completed(cache):
+    base, telly, frozen = (smoked("completion", arm) for arm in ("base", "telly-3", "frozen"))
+    assert len(base.tables["rsa"]) == 7
+    assert set(base.metrics) <= set(PAPER.metrics)
+    assert base.profile["train_samples"] == telly.profile["train_samples"] == frozen.profile["train_samples"] == 48
+    assert frozen.metrics["trained_percent"] == 0 < telly.metrics["trained_percent"] < 100
+
+
 def test_what_cannot_be(cache):
-    with pytest.raises(ValueError, match="task is search or clones"):
-        smoked("search", "base", task="generation")
+    with pytest.raises(ValueError, match="task is search, clones or completion"):
+        smoked("search", "base", task="generation", lr=1e-3)
+    with pytest.raises(ValueError, match="no learning rate for generation"):
+        learning_rate(Config(task="generation"))
 
 
 @pytest.fixture

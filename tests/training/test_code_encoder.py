@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from repro.data.stdlib_functions import MASK, SPECIAL, stdlib_functions
+from repro.data.code import Ragged
+from repro.data.stdlib_functions import (
+    CLS,
+    MASK,
+    SEP,
+    SPECIAL,
+    functions_of,
+    name_places,
+    pieces_of,
+    stdlib_functions,
+    tokens_of,
+)
 from repro.training.code_encoder import (
     EncoderSpec,
     encode,
@@ -17,7 +30,7 @@ from repro.training.code_encoder import (
     pretrained,
     pretraining_batches,
 )
-from repro.training.code_tasks import Clones, Search, TaskModel, clone_head, tune
+from repro.training.code_tasks import Clones, Completion, NameHead, Search, TaskModel, clone_head, tune
 from repro.training.initial import generator
 from repro.training.loop import Optimisation
 
@@ -101,11 +114,14 @@ def test_padding_changes_nothing(data):
     torch.testing.assert_close(states[-1], encode(encoder, ids, 0))
 
 
-@pytest.mark.parametrize("kind", ["search", "clones"])
+@pytest.mark.parametrize("kind", ["search", "clones", "completion"])
 def test_tasks_are_learned_and_frozen_parts_stay(data, kind):
     encoder = fresh(SPEC, data.vocab_size)
-    task = Search(data, 32, 16) if kind == "search" else Clones(data, 32)
-    head = torch.nn.Identity() if kind == "search" else clone_head(16, 0)
+    task, head = {
+        "search": (Search(data, 32, 16), torch.nn.Identity()),
+        "clones": (Clones(data, 32), clone_head(16, 0)),
+        "completion": (Completion(data, 32), NameHead(16, data.vocab_size, 0)),
+    }[kind]
     model = TaskModel(encoder, head)
     encoder.embeddings.requires_grad_(False)
     before = encoder.embeddings.word_embeddings.weight.clone()
@@ -135,3 +151,69 @@ def test_f1_by_hand(data):
     assert found["quality"] == pytest.approx(200 * 3 / (8 + 3))
     assert found["accuracy"] == pytest.approx(37.5)
     assert labels.shape == (8,)
+
+
+@pytest.mark.parametrize("length", [12, 48])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_neither_the_name_nor_what_follows_is_shown(data, length, split):
+    """Inputs are the same whatever stands from the name on, and hold all before it that fits."""
+    rows = torch.arange(len(data.names[split].rows))
+    functions, places = data.names[split]
+    starts = (data.code.lengths.cumsum(0) - data.code.lengths)[functions]
+    ids, masks, names = Completion(data, length).batch(rows, split)
+    other = data.code.values.clone()
+    for start, place, size in zip(starts, places, data.code.lengths[functions], strict=True):
+        other[start + place : start + size] = -7
+    code = Ragged(other, data.code.lengths)
+    hidden, hidden_masks, hidden_names = Completion(replace(data, code=code), length).batch(rows, split)
+    assert torch.equal(ids, hidden)
+    assert torch.equal(masks, hidden_masks)
+    assert (hidden_names == -7).all()
+    assert not (ids == -7).any()
+    assert (names >= len(SPECIAL)).all()
+    for row in range(len(rows)):
+        start, place, mask = int(starts[row]), int(places[row]), int(masks[row])
+        shown = min(place, length - 3)
+        before = data.code.values[start + place - shown : start + place].tolist()
+        assert ids[row].tolist() == [CLS, *before, MASK, SEP] + [0] * (length - shown - 3)
+        assert mask == 1 + shown
+
+
+def test_names_to_complete():
+    source = "def f(self, a):\n    self.getThing(a)\n    return open(a._x).read_all + len\n"
+    (function,) = functions_of(source)
+    tokens = tokens_of(function.node)
+    pieces = [piece for token in tokens for piece in pieces_of(token)]
+    assert [pieces[at] for at in name_places(tokens)] == ["get", "open", "read"]
+
+
+def test_names_of_one_split_stand_in_its_files_only(data):
+    found = {split: set(names.rows.tolist()) for split, names in data.names.items()}
+    for split, rows in found.items():
+        assert rows <= set(data.functions[split].tolist())
+        assert len(rows) == len(data.names[split].rows)
+    assert not found["train"] & found["test"]
+
+
+def test_exact_match_by_hand(data):
+    task = Completion(data, 32)
+    said = torch.eye(7)[[3, 1, 2, 0]] + torch.tensor([6.0, 5, 4, 3, 2, 1, 0]) / 100
+    task.batch = lambda *_: (None, None, torch.tensor([3, 0, 2, 6]))  # type: ignore[method-assign]
+    task.logits = lambda *_: said  # type: ignore[method-assign]
+    found = task.evaluate(None, "test", 4)
+    assert found["quality"] == pytest.approx(50)
+    assert found["recall_5"] == pytest.approx(75)
+
+
+def test_the_output_table_is_the_encoder_s(data):
+    encoder = fresh(SPEC, data.vocab_size)
+    model = TaskModel(encoder, NameHead(16, data.vocab_size, 0))
+    task = Completion(data, 32)
+    batch = task.batch(torch.arange(4), "train")
+    before = task.logits(model, *batch[:2]).detach()
+    assert before.shape == (4, data.vocab_size)
+    row = next(i for i in range(len(SPECIAL), data.vocab_size) if not (batch[0] == i).any())
+    with torch.no_grad():
+        encoder.embeddings.word_embeddings.weight[row] *= 2
+    after = task.logits(model, *batch[:2])
+    assert (after != before).any(0).nonzero().flatten().tolist() == [row]
