@@ -429,6 +429,7 @@ PAPER = Paper(
                 "batch": 8, "evaluations": 1, "validation": 20, "test": 20, "probe_train": 24, "probe_test": 12,
                 "probe_steps": 6, "probe_batch": 8,
             },
+            per_setting=dict.fromkeys(("clones", "completion"), {"probe_train": 0}),
             arms={
                 **LAPTOP_ARMS, "clones": ("base", "telly-3"), "completion": ("base", "telly-3", "frozen", "scratch"),
             },
