@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from repro.data.base import LanguageData, TupleData
     from repro.data.clicks import ClickData
     from repro.data.hetero import NodeData
+    from repro.data.code import CodeData
     from repro.data.images import ImageData
 
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
     images, clicks and nodes.
+    """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples and
+    images, ``function(...)`` for functions of code.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
@@ -26,6 +29,7 @@ class Entry:
     module: str
     function: str
     kind: Literal["language", "tuples", "images", "clicks", "nodes"] = "language"
+    kind: Literal["language", "tuples", "images", "code"] = "language"
     seeded: bool = True
 
 
@@ -72,6 +76,9 @@ ENTRIES = {
     "dblp": Entry("repro.data.hetero_files", "dblp", "nodes"),
     "imdb-graph": Entry("repro.data.hetero_files", "imdb", "nodes"),
     "acm": Entry("repro.data.hetero_files", "acm", "nodes"),
+    "stdlib-functions": Entry("repro.data.stdlib_functions", "stdlib_functions", "code", seeded=False),
+    "code-search-net": Entry("repro.data.code_hub", "code_search_net", "code", seeded=False),
+    "big-clone-bench": Entry("repro.data.code_hub", "big_clone_bench", "code", seeded=False),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
@@ -139,6 +146,12 @@ def load_nodes(name: str, *, seed: int = 0, **options: Any) -> NodeData:
     if not _of_kind(name, "nodes"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "nodes")])
     return _function(name)(seed, **options)
+def load_code(name: str, **options: Any) -> CodeData:
+    """Functions of source code, with the options of the data set's own function. Raises UnknownData for an unknown
+    name, MissingData for real data that is not at hand."""
+    if not _of_kind(name, "code"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "code")])
+    return _function(name)(**options)
 
 
 def _of_kind(name: str, kind: str) -> bool:
