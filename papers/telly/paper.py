@@ -95,6 +95,7 @@ ARMS = (
     *(Arm(f"telly-{k}", f"Telly-{k}: embeddings and the bottom {k} layers frozen" if k else
           "Telly-0: embeddings frozen", "method", {"way": "bottom", "k": k, "clock": k in (3, 5)})
       for k in (0, 3, 5)),
+    Arm("telly-3-slow", "Telly-3 at the base's learning rate", "ablation", {**BASE_RATES, "way": "bottom", "k": 3}),
     Arm("top-3", "embeddings and the top 3 layers frozen", "ablation", {"way": "top", "k": 3}),
     Arm("random-3", "embeddings and 3 layers drawn at random frozen", "ablation", {"way": "random", "k": 3}),
     Arm("frozen", "the pretrained encoder as it is, a head on top", "baseline",
@@ -201,6 +202,8 @@ CLAIMS = (
                    published=Published("MRR x 100 at K = 5 of 12: +0.6", CODE, 0.6)),
             versus("telly-5", "Telly-3 minus Telly-5 of 6", less("telly-3", "telly-5"), Superiority(), RANKED,
                    published=Published("MRR x 100 at K = 5 minus K = 11 of 12: 3.6", CODE, 3.6)),
+            versus("one-rate", "at the base's learning rate: Telly-3 minus base, interval above -1",
+                   less("telly-3-slow"), NonInferiority(1.0), COMPLETION, "secondary"),
             versus("telly-0", "embeddings frozen minus base: interval above -1", less("telly-0"), NonInferiority(1.0),
                    COMPLETION, "secondary", published=Published("MRR x 100 in code search: +0.7", CODE, 0.7)),
             versus("ablation-top", "Telly-3 minus the top 3 frozen, equal parameters trained",
@@ -363,7 +366,9 @@ CLAIMS = (
 LAPTOP_ARMS = {
     "search": ("base", "telly-3", "telly-5", "frozen", "random", "scratch"),
     "clones": ("base", "telly-3", "frozen", "scratch"),
-    "completion": ("base", "telly-0", "telly-3", "telly-5", "top-3", "random-3", "frozen", "scratch", "scratch-3"),
+    "completion": (
+        "base", "telly-0", "telly-3", "telly-3-slow", "telly-5", "top-3", "random-3", "frozen", "scratch", "scratch-3",
+    ),
 }  # fmt: skip
 HUB_ARMS = ("base", "telly-0", "telly-5", "hub-8", "hub-9", "hub-11")
 PROBES = ("lexical", "syntactic", "semantic", "structural")

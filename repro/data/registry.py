@@ -11,25 +11,22 @@ from repro.data.errors import UnknownData
 if TYPE_CHECKING:
     from repro.data.base import LanguageData, TupleData
     from repro.data.clicks import ClickData
-    from repro.data.hetero import NodeData
     from repro.data.code import CodeData
+    from repro.data.hetero import NodeData
     from repro.data.images import ImageData
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
-    images, clicks and nodes.
-    """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples and
-    images, ``function(...)`` for functions of code.
+    images, clicks and nodes, ``function(...)`` for functions of code.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images", "clicks", "nodes"] = "language"
-    kind: Literal["language", "tuples", "images", "code"] = "language"
+    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code"] = "language"
     seeded: bool = True
 
 
@@ -146,6 +143,8 @@ def load_nodes(name: str, *, seed: int = 0, **options: Any) -> NodeData:
     if not _of_kind(name, "nodes"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "nodes")])
     return _function(name)(seed, **options)
+
+
 def load_code(name: str, **options: Any) -> CodeData:
     """Functions of source code, with the options of the data set's own function. Raises UnknownData for an unknown
     name, MissingData for real data that is not at hand."""
