@@ -307,7 +307,7 @@ def matrices(paper: Paper, claim: ClaimStory) -> list[Matrix]:
             of_data = [s for s in settings if s.data == data]
             family = [s for s in paper.settings if s.data == data]
             key, labels = _difference(family)
-            groups.append((family[0].title, len(of_data), key))
+            groups.append((_title(family), len(of_data), key))
             columns += [(s.name, labels.get(s.name, "")) for s in of_data]
         cells = {(r.part, r.finding.setting): r for r in rows}
         parts: dict[str, tuple[str, str]] = {}
@@ -334,6 +334,13 @@ def _difference(family: Sequence[Setting]) -> tuple[str, dict[str, str]]:
     return ", ".join(keys), {s.name: ", ".join(str(s.options.get(k)) for k in keys) for s in family}
 
 
+def _title(family: Sequence[Setting]) -> str:
+    """What settings on the same data are called together: the first title where the others only add to it, else the
+    data's name."""
+    first = family[0]
+    return first.title if all(s.title.startswith(first.title) for s in family) else first.data
+
+
 def where(paper: Paper, rows: Sequence[Row]) -> str:
     """The settings of some rows, those on the same data together: ``Composition (normed, prenorm)``."""
     out = []
@@ -345,7 +352,7 @@ def where(paper: Paper, rows: Sequence[Row]) -> str:
             family = [s for s in paper.settings if s.data == data]
             _, labels = _difference(family)
             own = [labels[s.name] for s in known if s.data == data and labels.get(s.name)]
-            out.append(family[0].title + (f" ({', '.join(own)})" if own else "") + suffix)
+            out.append(_title(family) + (f" ({', '.join(own)})" if own else "") + suffix)
         out += [title + suffix for name, title in names.items() if name and all(s.name != name for s in known)]
     return "; ".join(out)
 
