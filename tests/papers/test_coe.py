@@ -337,7 +337,9 @@ def test_model_saves_loads_and_generates_with_and_without_cache(tmp_path, gating
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert type(again) is CoEForCausalLM
     assert again.config.gating == gating
-    torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    # weights that lie at other addresses are multiplied in another order on some processors
+    torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=1e-3, atol=1e-4)
 
 
 def test_left_padding_changes_nothing():
