@@ -59,14 +59,16 @@ class Garbage:
     bytes: int = 0
 
 
-def _read(root: Path, problems: list[str]) -> Iterator[tuple[str, Record]]:
+def _read(root: Path | str, unread: list[str]) -> Iterator[tuple[str, Record | BadRecord]]:
+    """Name and record of every text below ``root``, or what is wrong with it; ``unread`` takes files that cannot be
+    opened."""
     loaded = Loaded()
     for name, text in texts(root, loaded):
         try:
             yield name, Record.from_json(text)
         except BadRecord as error:
-            problems.append(f"{name}: {error}")
-    problems += loaded.problems
+            yield name, error
+    unread += loaded.problems
 
 
 def verify(root: Path | str) -> Verified:
@@ -74,7 +76,10 @@ def verify(root: Path | str) -> Verified:
     its file where that belongs, and no key there twice."""
     out = Verified()
     seen: dict[str, str] = {}
-    for name, record in _read(Path(root), out.problems):
+    for name, record in _read(root, out.problems):
+        if isinstance(record, BadRecord):
+            out.problems.append(f"{name}: {record}")
+            continue
         out.records += 1
         out.sealed += "digest" in record.provenance
         wrong = _misplaced(name, record)
@@ -105,7 +110,10 @@ def merge(source: Path | str, into: Store) -> Merged:
     files stay as they are and the conflict is reported. Damaged records are named and left out.
     """
     out = Merged()
-    for name, record in _read(Path(source), out.problems):
+    for name, record in _read(source, out.problems):
+        if isinstance(record, BadRecord):
+            out.problems.append(f"{name}: {record}")
+            continue
         if run_key(record.identity) != record.key:
             out.problems.append(f"{name}: its key is not that of its configuration, code and seed")
             continue
@@ -158,25 +166,22 @@ def garbage(root: Path | str, papers: Mapping[str, Paper], now: float | None = N
     from repro.report import is_stale
 
     out = Garbage()
-    problems: list[str] = []
 
     def add(path: Path, why: str) -> None:
         out.files.append((path, why))
         out.bytes += path.stat().st_size
 
-    for name, record in _read(Path(root), problems):
+    for name, record in _read(root, []):
         if not name.endswith(".json"):
             continue
-        if record.paper not in papers:
+        if isinstance(record, BadRecord):
+            add(Path(name), f"unreadable: {record}")
+        elif record.paper not in papers:
             add(Path(name), f"there is no paper {record.paper}")
         elif record.status not in ("ok", "diverged"):
             add(Path(name), f"it ended in {record.status} and would be run again")
         elif is_stale(papers[record.paper], record):
             add(Path(name), "stale: the code that made it has changed")
-    for problem in problems:
-        path, _, why = problem.partition(".json: ")
-        if why and (file := Path(f"{path}.json")).is_file():
-            add(file, f"unreadable: {why}")
     moment = time.time() if now is None else now
     for folder, _, names in os.walk(root):
         for part in (Path(folder) / n for n in names if n.startswith(".") and n.endswith(".part")):

@@ -96,10 +96,9 @@ class Record:
     @property
     def identity(self) -> dict[str, Any]:
         """All that determines a run's result; `key` is its hash."""
-        return {
-            "schema": self.schema, "paper": self.paper, "setting": self.setting, "arm": self.arm, "scale": self.scale,
-            "seed": self.seed, "config": self.config, "device": self.device_kind, "code": self.code,
-        }  # fmt: skip
+        return identity(
+            self.paper, self.setting, self.arm, self.scale, self.seed, self.config, self.device_kind, self.code
+        )
 
     @property
     def results(self) -> dict[str, Any]:
@@ -147,6 +146,16 @@ class Record:
             ] not in PICTURES:
                 raise BadRecord(f"picture {name!r} is none of {', '.join(PICTURES)} with a text and data")
         return cls(**raw)
+
+
+def identity(
+    paper: str, setting: str, arm: str, scale: str, seed: int, config: dict[str, Any], device: str, code: str
+) -> dict[str, Any]:
+    """All that determines a run's result, whose hash is its key; of a device its kind counts."""
+    return {
+        "schema": SCHEMA, "paper": paper, "setting": setting, "arm": arm, "scale": scale, "seed": seed,
+        "config": config, "device": device.partition(":")[0], "code": code,
+    }  # fmt: skip
 
 
 _TYPES: dict[str, type] = {

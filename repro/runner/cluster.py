@@ -29,7 +29,7 @@ from repro.runner.outcome import Outcome
 from repro.runner.plan import Run
 from repro.runner.progress import Progress
 from repro.runner.reserve import Reservations
-from repro.runner.worker import ONE_THREAD, describe, record_of
+from repro.runner.worker import ONE_THREAD, describe, over_time, record_of
 
 #: How often a run whose worker or node was lost is tried again.
 RETRIES = 3
@@ -44,8 +44,9 @@ LEFT_AT_HOME = (
     ".git", ".nox", ".venv*", "results", "leaderboard", "docs", "tests", ".ci", "*.egg-info", "__pycache__",
     ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "build", "dist",
 )  # fmt: skip
-#: Settings of this process that its workers take over.
-_INHERITED = ("REPRO_DATA_DIR", "REPRO_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN")
+#: Settings of this process that its workers take over. Tokens do not travel: what a task is started with can be read by
+#: whoever sees the cluster.
+_INHERITED = ("REPRO_DATA_DIR", "REPRO_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 @dataclass
@@ -148,6 +149,8 @@ class Cluster:
     def _hand(self, ray: Any, waiting: deque[Run]) -> Iterator[Record]:
         """Keep a few more runs handed out than there are places, so that no place waits for this process; and no more,
         so that ten thousand runs cost no memory. Yields what another runner has carried out."""
+        if not waiting and not self.again:
+            return
         places = self.slots or _places(ray, waiting[0].device if waiting else "cpu")
         room = _memory(ray)
         ahead = 0 if self.slots else max(2, places // 4)
@@ -197,8 +200,7 @@ class Cluster:
             if f.began is not None and now - f.began > f.run.time_limit + GRACE
         ]  # fmt: skip
         for reference in late:
-            run = self.flights[reference].run
-            self.flights[reference].ended = ("timeout", f"stopped after its limit of {run.time_limit:g} s")
+            self.flights[reference].ended = over_time(self.flights[reference].run)
         return late
 
     def _land(self, ray: Any, reference: Any) -> Iterator[Record]:

@@ -19,7 +19,7 @@ from repro.runner.outcome import Outcome
 from repro.runner.plan import Run
 from repro.runner.progress import Progress, Silent
 from repro.runner.reserve import Reservations
-from repro.runner.worker import ONE_THREAD, carry_out, record_of, serve
+from repro.runner.worker import ONE_THREAD, carry_out, over_memory, over_time, record_of, serve
 
 Executor = Literal["local", "ray"]
 #: Seconds between two looks at workers that say nothing, and at runs that another runner has.
@@ -82,12 +82,14 @@ def execute(
     reserved = Reservations(store)
     if todo:
         store.check()
-    count = min(workers if workers is not None else default_workers(runs[0].device if runs else "cpu"), len(todo))
-    carrying = _here(todo, reserved, show) if count == 0 else _Pool(count, reserved, show).carry_out(todo)
-    if executor == "ray" and todo:
+    if executor == "ray":
         from repro.runner.cluster import Cluster
 
+        count = workers or 0
         carrying = Cluster(reserved, show, address, workers).carry_out(todo)
+    else:
+        count = min(workers if workers is not None else default_workers(runs[0].device if runs else "cpu"), len(todo))
+        carrying = _here(todo, reserved, show) if count == 0 else _Pool(count, reserved, show).carry_out(todo)
     with show:
         show.start(todo, len(found), count)
         try:
@@ -202,11 +204,10 @@ class _Pool:
         if run is None:
             return None
         if time.monotonic() - worker.since > run.time_limit:
-            return self._lost(worker, "timeout", f"stopped after its limit of {run.time_limit:g} s")
+            return self._lost(worker, *over_time(run))
         used = resident(worker.process.pid)
         if used > run.memory_limit:
-            text = f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory_limit / 2**30:.2f} GiB"
-            return self._lost(worker, "memory", text)
+            return self._lost(worker, *over_memory(run, used))
         return None
 
     def _lost(self, worker: _Worker, status: str, message: str) -> Record | None:

@@ -10,7 +10,7 @@ from typing import Any
 from repro.claims import ACCOUNTING, SCALES, Computed, Contrast, Paper
 from repro.claims.judge import PLACEBO_SHIFT, placebo_arm
 from repro.records.provenance import run_code, run_key
-from repro.records.schema import SCHEMA
+from repro.records.schema import identity
 
 
 class BadRequest(ValueError):
@@ -150,10 +150,5 @@ def _run(
     entry: str, time_limit: float, memory_limit: int,
 ) -> Run:  # fmt: skip
     code = run_code(entry, config)
-    identity = {
-        "schema": SCHEMA, "paper": paper.slug, "setting": setting, "arm": arm, "scale": scale, "seed": seed,
-        "config": config, "device": device.partition(":")[0], "code": code,
-    }  # fmt: skip
-    return Run(
-        paper.slug, setting, arm, scale, seed, config, device, code, run_key(identity), entry, time_limit, memory_limit
-    )
+    key = run_key(identity(paper.slug, setting, arm, scale, seed, config, device, code))
+    return Run(paper.slug, setting, arm, scale, seed, config, device, code, key, entry, time_limit, memory_limit)

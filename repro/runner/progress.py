@@ -87,7 +87,8 @@ class Live(Silent):
         self.began = time.monotonic()
         self.count = len(todo)
         self.work = {run.key: work_of(run) for run in todo}
-        self._say(f"{len(todo)} runs to do, {cached} found finished, {workers} worker{'s' if workers != 1 else ''}")
+        hands = f", {workers} worker{'s' if workers != 1 else ''}" if workers else ""
+        self._say(f"{len(todo)} runs to do, {cached} found finished{hands}")
         if self.bars is not None:
             self.total = self.bars.add_task("all runs", total=sum(self.work.values()) or 1.0, note="")
 

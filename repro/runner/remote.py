@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from repro.data.cache import cache_dir
 from repro.runner.plan import Run
 
 #: Kinds of things in the cache folder that take training to make; the rest is made again where it is wanted.
@@ -78,32 +79,25 @@ def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]
     """
     import ray
 
-    from repro.runner.worker import carry_out
+    from repro.runner.worker import carry_out, throttled
 
     if sys.version_info[:2] != tuple(python):
         here = ".".join(map(str, sys.version_info[:2]))
         raise RuntimeError(f"this node has Python {here}, the plan was made with {'.'.join(map(str, python))}")
     board.tell.remote("begin", run.key, attempt)
-    last = 0.0
-
-    def progress(step: int, steps: int, loss: float | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 1.0 or step >= steps:
-            last = now
-            board.tell.remote("step", run.key, attempt, step, steps, loss)
+    progress = throttled(lambda *step: board.tell.remote("step", run.key, attempt, *step), 1.0)
 
     def last_words(status: str, message: str) -> None:
         with contextlib.suppress(Exception):
             ray.get(board.tell.remote("end", run.key, attempt, status, message), timeout=5)
 
-    there: set[str] = set()
-    with contextlib.suppress(Exception):  # without a shelf the run makes its base models itself
-        there = take_down(ray, shelf)
+    with contextlib.suppress(ray.exceptions.RayError):  # without a shelf the run makes its base models itself
+        take_down(ray, shelf)
+    before = set(shelved(cache_dir()))
     with _watch(run, last_words):
         record = carry_out(run, progress)
-    with contextlib.suppress(Exception):
-        put_up(ray, shelf, there)
+    with contextlib.suppress(ray.exceptions.RayError):
+        put_up(ray, shelf, before)
     return record.to_json()
 
 
@@ -111,6 +105,7 @@ def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]
 def _watch(run: Run, last_words: Any) -> Iterator[None]:
     """End this process when the run takes more time or memory than it may, after saying why."""
     from repro.runner.execute import resident
+    from repro.runner.worker import over_memory, over_time
 
     began, over = time.monotonic(), threading.Event()
     before = resident(os.getpid())  # what earlier runs left in this worker is not this run's
@@ -119,10 +114,9 @@ def _watch(run: Run, last_words: Any) -> Iterator[None]:
         while not over.wait(WATCH):
             used = resident(os.getpid())
             if time.monotonic() - began > run.time_limit:
-                last_words("timeout", f"stopped after its limit of {run.time_limit:g} s")
+                last_words(*over_time(run))
             elif used > max(run.memory_limit, before):
-                text = f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory_limit / 2**30:.2f} GiB"
-                last_words("memory", text)
+                last_words(*over_memory(run, used))
             else:
                 continue
             os._exit(1)
@@ -145,24 +139,20 @@ def shelved(root: Path) -> dict[str, Path]:
     }  # fmt: skip
 
 
-def take_down(ray: Any, shelf: Any) -> set[str]:
-    """Fetch what the shelf has and this node has not; the names that are on both then."""
-    from repro.data.cache import cache_dir
-
+def take_down(ray: Any, shelf: Any) -> None:
+    """Fetch what the shelf has and this node has not."""
     root = cache_dir()
-    names = ray.get(shelf.names.remote())
     have = shelved(root)
-    for name in names:
+    for name in ray.get(shelf.names.remote()):
         if name not in have:
             unpack(ray.get(shelf.give.remote(name)), root, name)
-    return set(names)
 
 
-def put_up(ray: Any, shelf: Any, there: set[str]) -> None:
-    """Give the shelf what this node has and the shelf had not."""
-    from repro.data.cache import cache_dir
-
-    for name, place in shelved(cache_dir()).items():
+def put_up(ray: Any, shelf: Any, before: set[str]) -> None:
+    """Give the shelf what came to this node's cache since it held the names in ``before``."""
+    new = {name: place for name, place in shelved(cache_dir()).items() if name not in before}
+    there = set(ray.get(shelf.names.remote())) if new else set()
+    for name, place in new.items():
         if name not in there:
             ray.get(shelf.keep.remote(name, pack(place)))
 

@@ -68,16 +68,16 @@ class Reservations:
 
     def release(self, run: Run) -> None:
         """Give a run back; nothing for one that is not held."""
-        lock = self.held.pop(run.key, None)
-        if lock is not None:
-            with contextlib.suppress(OSError):  # removed before it is let go: later ones then lock a file of their own
-                Path(lock.lock_file).unlink()
-            lock.release()
+        self._give_back(run.key)
 
     def close(self) -> None:
         """Give all back."""
         for key in list(self.held):
-            lock = self.held.pop(key)
-            with contextlib.suppress(OSError):
+            self._give_back(key)
+
+    def _give_back(self, key: str) -> None:
+        lock = self.held.pop(key, None)
+        if lock is not None:
+            with contextlib.suppress(OSError):  # removed before it is let go: later ones then lock a file of their own
                 Path(lock.lock_file).unlink()
             lock.release()

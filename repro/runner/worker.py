@@ -17,6 +17,8 @@ from repro.records.provenance import commit, environment
 from repro.runner.outcome import Context, Outcome
 from repro.runner.plan import Run
 
+Progress = Callable[[int, int, float | None], None]
+
 #: For every process that trains: one thread, because threads of several processes fight over few cores, and no
 #: threads inside tokenizers. Set before torch is imported.
 ONE_THREAD = {
@@ -27,7 +29,7 @@ ONE_THREAD = {
 }
 
 
-def carry_out(run: Run, progress: Callable[[int, int, float | None], None] | None = None) -> Record:
+def carry_out(run: Run, progress: Progress | None = None) -> Record:
     """Run it and return its record. Exceptions of the experiment become a ``failed`` record; Ctrl-C passes through."""
     started = datetime.now(UTC)
     clock = time.perf_counter()
@@ -103,6 +105,30 @@ def record_of(run: Run, status: str, outcome: Outcome, error: dict[str, str], st
     )
 
 
+def over_time(run: Run) -> tuple[str, str]:
+    """Status and message of a run that was stopped after its time."""
+    return "timeout", f"stopped after its limit of {run.time_limit:g} s"
+
+
+def over_memory(run: Run, used: int) -> tuple[str, str]:
+    """Status and message of a run that was stopped at so many bytes."""
+    return "memory", f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory_limit / 2**30:.2f} GiB"
+
+
+def throttled(tell: Progress, every: float) -> Progress:
+    """Steps are told at most once in so many seconds, the last one always."""
+    last = 0.0
+
+    def progress(step: int, steps: int, loss: float | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= every or step >= steps:
+            last = now
+            tell(step, steps, loss)
+
+    return progress
+
+
 def serve(connection: Any, store_root: str | None) -> None:
     """Loop of a worker process: take runs from the pipe, save each record before telling of it, end with the pipe."""
     import signal
@@ -112,15 +138,7 @@ def serve(connection: Any, store_root: str | None) -> None:
     from repro.records import CannotStore, Store
 
     store = Store(store_root) if store_root else None
-    last = 0.0
-
-    def progress(step: int, steps: int, loss: float | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 0.2 or step >= steps:
-            last = now
-            connection.send(("step", step, steps, loss))
-
+    progress = throttled(lambda *step: connection.send(("step", *step)), 0.2)
     try:
         while True:
             run = connection.recv()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,13 +99,26 @@ def test_runs_that_go_wrong_are_recorded_and_the_others_go_on(carry_out, tmp_pat
     }
 
 
-def test_base_models_travel_between_caches(carry_out, tmp_path, monkeypatch):
-    (first,) = carry_out(runs("makes_a_base_model", 1))
-    assert first.metrics["built"] == 1
-    # as on a node with a disk of its own: two runs after one another, the cache emptied in between by another root
+def test_base_models_travel_between_nodes(tmp_path, address, monkeypatch):
+    """The cache is emptied after the first run: the second is on a node that has nothing, and builds nothing."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("REPRO_CACHE", str(cache))
+    reserved = Reservations(Store(tmp_path / "store"))
+    cluster = Cluster(reserved, Silent(), address, slots=1, environment={"PYTHONPATH": str(ROOT)})
+    built = []
+    for record in cluster.carry_out(runs("makes_a_base_model", 2)):
+        built.append(record.metrics["built"])
+        assert list(shelved(cache)) == ["zoo/base-0123"]
+        shutil.rmtree(cache)
+    assert built == [1, 0]
+
+
+def test_what_is_packed_is_unpacked_whole_and_once(tmp_path):
     shelf = Shelf()
+    place = tmp_path / "cache" / "zoo" / "base-0123"
+    place.mkdir(parents=True)
+    (place / "weights").write_bytes(b"w" * 1000)
     made = shelved(tmp_path / "cache")
-    assert list(made) == ["zoo/base-0123"]
     for name, place in made.items():
         assert shelf.keep(name, pack(place))
         unpack(shelf.give(name), tmp_path / "other", name)

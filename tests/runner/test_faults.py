@@ -119,7 +119,8 @@ def test_damaged_records_are_made_again(tmp_path):
             path.write_bytes(content)
         named = "\n".join(store.load().problems)
         # a bit of the word "digest" takes the seal away and leaves all else whole
-        assert all(p.name in named for p in hurt if b'"digest"' in p.read_bytes() or p.stat().st_size < 600)
+        unsealed = b'"digest"' not in hurt[1].read_bytes()
+        assert all(p.name in named for p in hurt if p != hurt[1] or not unsealed)
         summary = execute(todo, store, workers=0)
         assert summary.ran >= 3
         assert all(p.read_bytes() == intact[p] for p in files if p not in hurt)
@@ -198,6 +199,22 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, monkeypatch):
     summary = execute(todo, store, workers=0, progress=Live())
     assert all(0.3 <= r.provenance["wall_s"] < 60 for r in summary.records)
     settled(tmp_path, store, todo)
+
+
+def test_without_locks_a_run_may_be_done_twice(tmp_path, monkeypatch):
+    """Some network file systems have none: better two records, of which the first is kept, than none."""
+    import filelock
+
+    def has_none(self, *_, **__):
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", has_none)
+    store, todo = Store(tmp_path), runs("fine", 2)
+    ours, theirs = Reservations(store), Reservations(store)
+    assert ours.take(todo[0])
+    assert theirs.take(todo[0])
+    ours.close()
+    assert execute(todo, store, workers=0).ran == 2
 
 
 def test_a_reservation_ends_with_its_holder(tmp_path):
