@@ -16,7 +16,8 @@ from papers.noprop.baselines import GatedChain
 from papers.noprop.method import NoPropDT
 from papers.noprop.model import Block, BlockShape, Embedding, Head
 from repro.profiling.counts import count_flops
-from repro.profiling.training_memory import StepMemory, saved_activations, weight_bytes
+from repro.profiling.memory import saved_bytes
+from repro.profiling.training_memory import StepMemory, weight_bytes
 
 BATCH, BLOCKS = 128, 10
 GB = 1e9
@@ -75,7 +76,7 @@ def memories(task: Task) -> dict[str, StepMemory]:
         return sum(p.numel() for part in parts for p in part.parameters() if p.requires_grad)
 
     def held(model: nn.Module, loss: Callable[[], Tensor], gradients: int) -> StepMemory:
-        activations = saved_activations(model, loss)
+        activations = saved_bytes(model, loss)
         return StepMemory(weight_bytes(model), 4.0 * gradients, 8.0 * trainable(model), activations)
 
     return {

@@ -18,6 +18,7 @@ from repro.bench.timing import measure
 from repro.models.decoder import Decoder, DecoderConfig
 from repro.models.dispatch import choose, forced
 from repro.models.moe import Experts, SwiGLU, TopKRouter, sequence_balance_loss
+from repro.models.norm import RMSNorm
 from repro.training.initial import generator, initialise
 
 VOCABULARY, BATCH, LENGTH = 256, 8, 128
@@ -58,7 +59,7 @@ class Passes(nn.Module):
     def __init__(self, config: BenchConfig):
         super().__init__()
         hidden, width = config.hidden_size, config.moe_intermediate_size
-        self.norm = nn.RMSNorm(hidden, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(hidden, eps=config.rms_norm_eps)
         self.experts = Experts(config.n_routed_experts, hidden, width)
         self.shared = SwiGLU(hidden, width * config.n_shared_experts) if config.n_shared_experts else None
         self.routers = nn.ModuleList(

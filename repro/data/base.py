@@ -48,11 +48,13 @@ def order_seed(purpose: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:7], "big")
 
 
-def _epochs(rows: int, steps: int, batch: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(order_seed("data order", seed))
+def epochs(rows: int, steps: int, batch: int, seed: int, purpose: str = "data order") -> Tensor:
+    """Indices into ``rows`` rows, LongTensor [steps, batch]: each epoch a fresh shuffle, drawn under the seed and the
+    purpose. A longer order starts with the shorter one."""
+    generator = torch.Generator().manual_seed(order_seed(purpose, seed))
     needed = steps * batch
-    epochs = [torch.randperm(rows, generator=generator) for _ in range(-(-needed // rows))]
-    return torch.cat(epochs)[:needed].view(steps, batch) if needed else torch.empty(steps, batch, dtype=torch.long)
+    shuffles = [torch.randperm(rows, generator=generator) for _ in range(-(-needed // rows))]
+    return torch.cat(shuffles)[:needed].view(steps, batch) if needed else torch.empty(steps, batch, dtype=torch.long)
 
 
 def _fixed_sample(rows: int, wanted: int) -> Tensor:
@@ -181,7 +183,7 @@ class LanguageData:
 
         The same for every arm of a seed; a longer order starts with the shorter one.
         """
-        return _epochs(len(self.train), steps, batch, seed)
+        return epochs(len(self.train), steps, batch, seed)
 
     def rows(self, indices: Tensor) -> Batch:
         """Training rows ``indices`` (LongTensor [batch])."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.base import fingerprint, order_seed
+from repro.data.base import epochs, fingerprint
 
 SPLITS = ("train", "validation", "test")
 
@@ -146,9 +146,7 @@ class CodeData:
         rows = len(found[0]) if task in ("pairs", "names") and found else len(found)
         if not rows:
             raise ValueError(f"{self.name} has no {task} for {split}")
-        generator = torch.Generator().manual_seed(order_seed(f"data order {task}", seed))
-        epochs = [torch.randperm(rows, generator=generator) for _ in range(-(-steps * batch // rows))]
-        return torch.cat(epochs)[: steps * batch].view(steps, batch)
+        return epochs(rows, steps, batch, seed, f"data order {task}")
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps about its data; JSON."""

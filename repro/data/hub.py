@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from repro.data.base import LanguageData, TokenRows, order_seed
 from repro.data.cache import cache_dir, cached, column, quiet
 from repro.data.errors import MissingData
+from repro.data.hub_probe import probe
 from repro.data.text import Document, question, token_rows, tokenise, tokenizer_fingerprint
 from repro.data.tokenizers import load_tokenizer
 from repro.records.provenance import file_fingerprint, run_key
@@ -24,18 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
-#: Seconds to wait for the hub before calling it out of reach.
-PATIENCE = 4.0
-_YES = ("1", "TRUE", "YES", "ON")
 _READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-
-
-class Answer(NamedTuple):
-    """What the hub says about a repository: the commit of the revision, or why it says nothing."""
-
-    commit: str | None
-    problem: str | None
-    offline: bool
 
 
 @dataclass(frozen=True)
@@ -52,21 +42,6 @@ class Source:
 GSM8K = Source("gsm8k", "openai/gsm8k", "main", ("question", "answer"), "train.jsonl and test.jsonl")
 METAMATH = Source("metamath", "meta-math/MetaMathQA", None, ("query", "response"), "MetaMathQA-395K.json")
 SLIMPAJAMA = Source("slimpajama", "DKYoon/SlimPajama-6B", None, ("text",), "data/train-*.parquet")
-
-
-def probe(hub_id: str, kind: Literal["dataset", "model"] = "dataset", revision: str | None = None) -> Answer:
-    """Ask the hub for ``hub_id``; waits no longer than about `PATIENCE` seconds, and not at all when the hub's client
-    is switched off (``HF_HUB_OFFLINE``, ``HF_DATASETS_OFFLINE``)."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    if HF_HUB_OFFLINE or (kind == "dataset" and os.environ.get("HF_DATASETS_OFFLINE", "0").upper() in _YES):
-        return Answer(None, "the hub's client is offline and holds no copy", True)
-    try:
-        info = HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=PATIENCE)
-    except Exception as error:  # every way in which a network can fail
-        return Answer(None, f"{type(error).__name__} from the hub", False)
-    return Answer(info.sha, None, False)
 
 
 def local_files(folder: Path, split: str) -> list[Path]:

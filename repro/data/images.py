@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from repro.data.base import Batch, fingerprint, order_seed
+from repro.data.base import Batch, epochs, fingerprint
 
 
 class Images(NamedTuple):
@@ -67,10 +67,7 @@ class ImageData:
 
         The same for every arm of a seed; a longer order starts with the shorter one.
         """
-        generator = torch.Generator().manual_seed(order_seed("data order", seed))
-        rows, needed = len(self.train.labels), steps * batch
-        epochs = [torch.randperm(rows, generator=generator) for _ in range(max(1, -(-needed // rows)))]
-        return torch.cat(epochs)[:needed].view(steps, batch)
+        return epochs(len(self.train.labels), steps, batch, seed)
 
     def rows(self, indices: Tensor) -> Batch:
         """Training images ``indices`` (LongTensor [batch])."""

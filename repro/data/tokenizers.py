@@ -82,7 +82,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     for folder in here:
         if (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file():
             return _load(str(folder), local=True)
-    from repro.data.hub import probe
+    from repro.data.hub_probe import probe
 
     answer = probe(name, "model")
     try:

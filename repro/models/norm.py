@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from repro.models.transforms import transformed
+
 
 class RMSNorm(nn.RMSNorm):
     """``y = x / sqrt(mean(x^2) + eps) * w`` over the last dimension (Zhang and Sennrich, 2019); ``torch.nn.RMSNorm``.
 
     torch composes it of single operations on the CPU; where a float32 gradient is wanted there, this one goes over the
-    rows half as often (docs/performance.md). Everywhere else it is torch's.
+    rows half as often (docs/performance.md). Everywhere else, and under torch.compile and torch.func, it is torch's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -21,7 +23,7 @@ class RMSNorm(nn.RMSNorm):
         plain = (
             x.device.type != "cpu" or x.dtype != torch.float32 or self.weight is None or len(self.normalized_shape) > 1
         )
-        if plain or not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        if plain or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or transformed(x, self.weight):
             return super().forward(x)
         return _RMSNorm.apply(x, self.weight, torch.finfo(x.dtype).eps if self.eps is None else self.eps)
 

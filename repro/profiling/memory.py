@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -45,30 +46,42 @@ class PeakMemory:
             self.peak_bytes = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
-def saved_bytes(function: Any, *arguments: Any) -> float:
-    """Bytes of the distinct tensors that autograd keeps for the backward pass of ``function(*arguments)``.
+def saved_bytes(model: Any, function: Callable[[], Any]) -> float:
+    """Bytes of the distinct storages that autograd keeps for the backward pass of ``function()``.
 
-    Parameters are not counted: they are there anyway. Views of one storage count once.
+    Parameters of ``model`` are not counted: they are there anyway. Views of one storage count once, a sparse tensor as
+    its indices and values. On the meta device too: shapes alone decide.
     """
     import torch
 
-    parameters = {
-        p.untyped_storage().data_ptr() for a in arguments if isinstance(a, torch.nn.Module) for p in a.parameters()
-    }
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
     seen: dict[int, int] = {}
-    keep = []
+    held = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            seen[storage.data_ptr()] = storage.nbytes()
-            keep.append(tensor)  # an address must not be reused while we count
+        for storage in (part.untyped_storage() for part in _dense_parts(tensor)):
+            if storage._cdata not in weights:
+                seen[storage._cdata] = storage.nbytes()
+                held.append(storage)  # an address must not be used again while we count
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function(*arguments)
+        result = function()
     del result
     return float(sum(seen.values()))
+
+
+def _dense_parts(tensor: Any) -> tuple[Any, ...]:
+    """The tensors with a storage that a tensor consists of."""
+    import torch
+
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
 
 
 def training_bytes(parameters: float, *, weight: int = 4, gradient: int = 4, optimizer: int = 8) -> float:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from repro.profiling.memory import saved_bytes
+
 
 class StepMemory(NamedTuple):
     """Bytes held in a training step, by part.
@@ -49,26 +51,6 @@ def weight_bytes(model: nn.Module) -> float:
     return float(sum(p.nbytes for p in model.parameters()))
 
 
-def saved_activations(model: nn.Module, function: Callable[[], Any]) -> float:
-    """Bytes of the distinct storages that autograd keeps for the backward pass of ``function()``, parameters of
-    ``model`` not counted. As `repro.profiling.memory.saved_bytes`, and on the meta device too."""
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    seen: dict[int, int] = {}
-    keep = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            seen[storage._cdata] = storage.nbytes()
-            keep.append(storage)  # an address must not be used again while we count
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function()
-    del result
-    return float(sum(seen.values()))
-
-
 def step_memory(model: nn.Module, loss: Callable[[], Tensor], *, moment_bytes: int = 4, moments: int = 2) -> StepMemory:
     """A step's memory by its parts, from one forward pass and the parameters that are trainable now.
 
@@ -82,7 +64,7 @@ def step_memory(model: nn.Module, loss: Callable[[], Tensor], *, moment_bytes: i
         weight_bytes(model),
         float(sum(p.nbytes for p in trained)),
         float(moments * moment_bytes * sum(p.numel() for p in trained)),
-        saved_activations(model, loss),
+        saved_bytes(model, loss),
     )
 
 

@@ -8,10 +8,7 @@ A part is built from nothing, or from earlier parts that its function obtains it
 
 from __future__ import annotations
 
-import json
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from repro.data.cache import cache_dir
+from repro.data.kept import Folder, keep
 from repro.records.provenance import code_hash, run_key
 
-#: Seconds between two looks at a part that another process is building.
-PATIENCE = 0.5
+STATE = "state.safetensors"
 
 
 class Built(NamedTuple):
@@ -76,74 +73,21 @@ def obtain(
     """All parts, in their order: from the cache folder, or built now and put there.
 
     Of several processes that want the same parts each builds some and then waits for the others' rest. A part appears
-    whole or not at all. What a builder raises passes through, and nothing is kept of that part.
+    whole or not at all, and damaged weights are made again. What a builder raises passes through, and nothing is kept
+    of that part.
 
     Args:
         meanwhile: parts that will be wanted later, built one at a time while there is nothing to do but wait.
         progress: called with (parts that are there, parts).
     """
-    from filelock import FileLock, Timeout
-
-    places = {part.name: part.place() for part in (*parts, *meanwhile)}
-    built: set[str] = set()
-
-    def attempt(part: Part) -> bool:
-        place = places[part.name]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(place.parent / f".{place.name}.lock", timeout=0):
-                if _card(place) is None:
-                    _make(part, place)
-                    built.add(part.name)
-        except Timeout:
-            return False
-        return True
-
-    later = list(meanwhile)
-    while missing := [part for part in parts if _card(places[part.name]) is None]:
-        progress(len(parts) - len(missing), len(parts))
-        if any(attempt(part) for part in missing):
-            continue
-        if later:
-            other = later.pop(0)
-            if _card(places[other.name]) is None:
-                attempt(other)
-        else:
-            _wait()
-    progress(len(parts), len(parts))
-    return [_read(places[part.name], part.name in built) for part in parts]
+    found = keep([_folder(part) for part in parts], meanwhile=[_folder(part) for part in meanwhile], progress=progress)
+    return [Checkpoint(load_file(kept.place / STATE), kept.card, kept.made) for kept in found]
 
 
-def _wait() -> None:
-    import time
-
-    time.sleep(PATIENCE)
-
-
-def _make(part: Part, place: Path) -> None:
-    work = Path(tempfile.mkdtemp(prefix=f".{part.name}-", dir=place.parent))
-    try:
+def _folder(part: Part) -> Folder:
+    def make(place: Path) -> dict[str, Any]:
         state, card = part.build()
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, work / "state.safetensors"
-        )
-        (work / "card.json").write_text(json.dumps({**card, "identity": dict(part.identity)}, indent=1))
-        shutil.rmtree(place, ignore_errors=True)  # what is there has no card
-        work.rename(place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, place / STATE)
+        return {**card, "identity": dict(part.identity)}
 
-
-def _card(place: Path) -> dict[str, Any] | None:
-    """The card of finished weights; None where there are none, or a card that cannot be read."""
-    try:
-        card = json.loads((place / "card.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return card if isinstance(card, dict) and (place / "state.safetensors").is_file() else None
-
-
-def _read(place: Path, built: bool) -> Checkpoint:
-    card = _card(place)
-    assert card is not None
-    return Checkpoint(load_file(place / "state.safetensors"), card, built)
+    return Folder(part.place(), make)

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from repro.data.base import Batch, order_seed
 from repro.data.images import ImageData, Images
 from repro.profiling.counts import count_parameters, count_step
-from repro.profiling.training_memory import saved_activations
+from repro.profiling.memory import saved_bytes
 from repro.runner.outcome import Context, Outcome
 from repro.training.loop import Optimisation, train
 
@@ -68,7 +68,7 @@ def step_cost(learner: Learner, sample: Images) -> StepCost:
 
     learner.model.train()
     with torch.random.fork_rng(devices=[]):
-        activations = saved_activations(learner.model, loss)
+        activations = saved_bytes(learner.model, loss)
         loss().backward()
         touched = sum(p.numel() for p in learner.model.parameters() if p.grad is not None)
         forward, step = count_step(learner.model, loss)

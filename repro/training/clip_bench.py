@@ -20,7 +20,8 @@ from torch.func import functional_call
 
 from repro.data.base import order_seed
 from repro.data.errors import MissingData
-from repro.data.hub import Source, load_split, probe
+from repro.data.hub import Source, load_split
+from repro.data.hub_probe import probe
 from repro.models.task_vectors import State
 from repro.profiling.counts import count_flops, count_parameters
 

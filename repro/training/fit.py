@@ -13,7 +13,7 @@ from repro.evaluation.loss import held_out_loss
 from repro.profiling.counts import count_parameters, count_step
 from repro.profiling.memory import saved_bytes, training_bytes
 from repro.runner.outcome import Context, Outcome
-from repro.training.loop import Optimisation, train
+from repro.training.loop import Optimisation, Trained, train
 
 #: Rows that the profile is counted on.
 PROFILED_ROWS = 64
@@ -71,9 +71,41 @@ def profile_training(
         "train_tokens": tokens,
         "train_flops": step / positions * tokens,
         "forward_flops_per_token": forward / positions,
-        "activation_bytes_per_token": saved_bytes(lambda _: loss(sample)[0], model) / positions,
+        "activation_bytes_per_token": saved_bytes(model, lambda: loss(sample)[0]) / positions,
         "state_bytes": training_bytes(counted["params_trainable"]),
     }
+
+
+def train_on(
+    model: nn.Module,
+    data: Any,
+    optimisation: Optimisation,
+    context: Context,
+    measure: Callable[[], dict[str, float]],
+    *,
+    batch: int,
+    loss: Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]] = batch_loss,
+    **loop: Any,
+) -> tuple[Trained, Outcome]:
+    """Profile a model and train it in the data order that the run's seed gives.
+
+    Args:
+        data: has ``train_order``, ``rows`` and ``describe``.
+        measure: called at every evaluation; holds ``loss``.
+        batch: training rows of a batch.
+        loss: (model, batch) to (loss, auxiliary loss or None).
+        loop: as in `repro.training.loop.train`.
+
+    Returns:
+        What training left, and an outcome with curves, profile and data, without metrics.
+    """
+    order = data.train_order(optimisation.steps * loop.get("accumulate", 1), batch, context.seed)
+    sample = data.rows(order[0, : min(batch, PROFILED_ROWS)]).to(context.device)
+    profile = profile_training(model, lambda b: loss(model, b), sample, order.numel())
+    batches: Iterator[Batch] = (data.rows(rows).to(context.device) for rows in order)
+    trained = train(model, batches, lambda b: loss(model, b), measure, optimisation, progress=context.progress, **loop)
+    profile |= {"train_s": trained.train_s, "tokens_per_s": profile["train_tokens"] / max(trained.train_s, 1e-9)}
+    return trained, Outcome(curves=trained.curves(), profile=profile, data=data.describe(), diverged=trained.diverged)
 
 
 def fit(
@@ -103,27 +135,12 @@ def fit(
         An outcome with curves, profile and the metrics of `evaluate`, ``final_loss`` being that of the last evaluation
         alone.
     """
-    accumulate = loop.get("accumulate", 1)
-    order = data.train_order(optimisation.steps * accumulate, batch, context.seed)
     held_out = [b.to(context.device) for b in data.held_out_batches(eval_batches, batch)]
-    batches: Iterator[Batch] = (data.rows(rows).to(context.device) for rows in order)
-    sample = data.rows(order[0, : min(batch, PROFILED_ROWS)]).to(context.device)
-    profile = profile_training(model, lambda b: loss(model, b), sample, order.numel())
-    trained = train(
-        model,
-        batches,
-        lambda b: loss(model, b),
-        lambda: evaluate(model, held_out),
-        optimisation,
-        evaluations=evaluations,
-        dtype=dtype,
-        progress=context.progress,
-        **loop,
-    )
-    outcome = Outcome(curves=trained.curves(), profile=profile, data=data.describe(), diverged=trained.diverged)
+    trained, outcome = train_on(
+        model, data, optimisation, context, lambda: evaluate(model, held_out), batch=batch, evaluations=evaluations,
+        dtype=dtype, loss=loss, **loop,
+    )  # fmt: skip
     last = trained.evaluations[-1]
     outcome.metrics = {name: trained.mean_of_last(name, average_last) for name in last}
     outcome.metrics["final_loss"] = last["loss"]
-    outcome.profile["train_s"] = trained.train_s
-    outcome.profile["tokens_per_s"] = profile["train_tokens"] / max(trained.train_s, 1e-9)
     return Fitted(outcome, held_out)

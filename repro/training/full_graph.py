@@ -174,7 +174,7 @@ def profile_nodes(
     with torch.random.fork_rng():
         torch.manual_seed(order_seed("sampling", seed))
         forward, step = count_step(model, loss)
-        activations = saved_bytes(lambda _: loss(), model)
+        activations = saved_bytes(model, loss)
     return count_parameters(model) | {
         "train_samples": float(steps * labelled),
         "steps": float(steps),

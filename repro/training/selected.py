@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from repro.data.base import Batch
 from repro.runner.outcome import Context, Outcome
-from repro.training.fit import PROFILED_ROWS, batch_loss, profile_training
-from repro.training.loop import Optimisation, train
+from repro.training.fit import batch_loss, train_on
+from repro.training.loop import Optimisation
 
 
 class Selected(NamedTuple):
@@ -46,9 +46,6 @@ def fit_selected(
         worth: of what ``validate`` found; the highest is kept, the first of equals.
         loss: (model, batch) to (loss, auxiliary loss or None).
     """
-    order = data.train_order(optimisation.steps, batch, context.seed)
-    sample = data.rows(order[0, : min(batch, PROFILED_ROWS)]).to(context.device)
-    profile = profile_training(model, lambda b: loss(model, b), sample, order.numel())
     best: tuple[float, int, dict[str, Tensor]] = (-math.inf, -1, {})
     seen = 0
 
@@ -62,12 +59,9 @@ def fit_selected(
         seen += 1
         return found
 
-    trained = train(
-        model, (data.rows(rows).to(context.device) for rows in order), lambda b: loss(model, b), measure,
-        optimisation, evaluations=evaluations, dtype=dtype, progress=context.progress,
-    )  # fmt: skip
+    trained, outcome = train_on(
+        model, data, optimisation, context, measure, batch=batch, evaluations=evaluations, dtype=dtype, loss=loss
+    )
     with torch.no_grad():
         model.load_state_dict(best[2])
-    profile |= {"train_s": trained.train_s, "tokens_per_s": profile["train_tokens"] / max(trained.train_s, 1e-9)}
-    outcome = Outcome(curves=trained.curves(), profile=profile, data=data.describe(), diverged=trained.diverged)
     return Selected(outcome, trained.evaluations[best[1]], trained.steps[best[1]])

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +13,7 @@ import torch
 
 from repro.data.base import IGNORED, Batch, LanguageData
 from repro.data.cache import cache_dir
+from repro.data.kept import Folder, keep
 from repro.data.mixture import mix
 from repro.data.registry import load_language, module_of
 from repro.records.provenance import code_hash, run_key
@@ -29,10 +26,6 @@ from repro.zoo.spec import ZooSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-CARD = "zoo.json"
-#: Seconds between two looks at a model that another process is building.
-PATIENCE = 1.0
 
 
 class ZooError(RuntimeError):
@@ -110,7 +103,7 @@ def obtain(
     """The model of a specification: from the cache folder, or built now and put there.
 
     Of several processes that ask for one model at the same time one builds and the others wait. What is built appears
-    whole or not at all.
+    whole or not at all, and one that is damaged is built again.
 
     Args:
         progress: as in `repro.runner.outcome.Context`.
@@ -120,46 +113,17 @@ def obtain(
         ZooError: when the model does not reach its floor; nothing is kept then.
         UnknownData, MissingData: as the data sets of its mixture.
     """
-    from filelock import FileLock, Timeout
 
-    place = cache_dir() / "zoo" / f"{spec.name}-{zoo_key(spec, device)}"
-    if (card := _read(place)) is not None:
-        return ZooModel(place, card, False)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.parent / f".{place.name}.lock")
-    later = list(meanwhile)
-    while True:
-        try:
-            lock.acquire(timeout=PATIENCE)
-            break
-        except Timeout:
+    def waiting(done: int, wanted: int) -> None:
+        if done < wanted:
             progress(0, spec.steps, None)
-        if later:
-            other = later.pop(0)
-            there = cache_dir() / "zoo" / f"{other.name}-{zoo_key(other, device)}"
-            with contextlib.suppress(Timeout, ZooError), FileLock(there.parent / f".{there.name}.lock", timeout=0):
-                _make(other, there, device, progress)
-    try:
-        return _make(spec, place, device, progress)
-    finally:
-        lock.release()
 
+    def folder(one: ZooSpec) -> Folder:
+        place = cache_dir() / "zoo" / f"{one.name}-{zoo_key(one, device)}"
+        return Folder(place, lambda work: _build(one, device, work, progress))
 
-def _make(
-    spec: ZooSpec, place: Path, device: str, progress: Callable[[int, int, float | None], None]
-) -> ZooModel:  # fmt: skip
-    """What is at ``place``, or what is built there now; for the holder of its lock."""
-    if (card := _read(place)) is not None:
-        return ZooModel(place, card, False)
-    work = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=place.parent))
-    try:
-        with no_bars():
-            card = _build(spec, zoo_key(spec, device), device, work, progress)
-        shutil.rmtree(place, ignore_errors=True)  # what is there has no card, hence is no model
-        work.rename(place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return ZooModel(place, card, True)
+    (found,) = keep([folder(spec)], meanwhile=[folder(other) for other in meanwhile], progress=waiting)
+    return ZooModel(found.place, found.card, found.made)
 
 
 def data_of(spec: ZooSpec) -> tuple[LanguageData, list[LanguageData]]:
@@ -189,18 +153,11 @@ def _part(at: float) -> str:
     return f"at-{round(100 * at):02d}"
 
 
-def _read(place: Path) -> dict[str, Any] | None:
-    """The card of a finished model; None where there is none, or one that cannot be read."""
-    try:
-        card = json.loads((place / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return card if isinstance(card, dict) else None
-
-
+@no_bars()
 def _build(
-    spec: ZooSpec, key: str, device: str, folder: Path, progress: Callable[[int, int, float | None], None]
+    spec: ZooSpec, device: str, folder: Path, progress: Callable[[int, int, float | None], None]
 ) -> dict[str, Any]:
+    """Train a model, write it into a folder, and return its card."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     data, parts = data_of(spec)
@@ -235,9 +192,9 @@ def _build(
     check_floor(spec, held_out, data.vocab_size)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    card: dict[str, Any] = {
+    return {
         "name": spec.name,
-        "key": key,
+        "key": zoo_key(spec, device),
         "seed": spec.seed,
         "held_out": held_out,
         "checkpoints": sorted(spec.checkpoints),
@@ -246,9 +203,6 @@ def _build(
         "profile": outcome.profile,
         "curves": outcome.curves,
     }
-    text = json.dumps(card, indent=1)
-    (folder / CARD).write_text(text, encoding="utf-8")
-    return json.loads(text)  # as it is read from now on
 
 
 def measure(model: Any, data: LanguageData, rows: int, batch: int, device: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from repro.data.errors import MissingData
-from repro.data.hub import probe
+from repro.data.hub_probe import probe
 
 
 @contextlib.contextmanager

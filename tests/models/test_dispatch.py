@@ -84,6 +84,36 @@ def test_a_compiled_model_runs_experts_one_by_one():
     torch.testing.assert_close(torch.compile(layer, backend="eager")(x, indices, weights), layer(x, indices, weights))
 
 
+def test_experts_can_be_transformed():
+    layer = Experts(6, 4, 4)
+    torch.nn.init.normal_(layer.gate_up_proj)
+    torch.nn.init.normal_(layer.down_proj)
+    x, indices, weights, *_ = case(5, 4, 4, 6, 2, False, 0)
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters, x, indices, weights):
+        return torch.func.functional_call(layer, parameters, (x, indices, weights)).square().sum()
+
+    found = torch.func.grad(loss)(parameters, x, indices, weights)
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0, 0))(
+        parameters, x[:, None], indices[:, None], weights[:, None]
+    )
+    loss(parameters, x, indices, weights).backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(each[name].sum(0), parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("experts", [3, 256, 257, 1000])
+def test_selections_are_sorted_by_counting(experts):
+    flat = torch.randint(experts, (700,), generator=torch.Generator().manual_seed(experts))
+    flat[0] = experts - 1
+    order, ends = dispatch._sorted(flat, experts)
+    assert order.dtype == torch.int64
+    assert torch.equal(order, flat.argsort(stable=True))
+    assert torch.equal(ends, torch.bincount(flat, minlength=experts).cumsum(0).int())
+
+
 def test_naive_is_the_formula():
     x, indices, weights, gate_up, down = case(3, 4, 4, 5, 2, False, 0)
     for t in range(3):

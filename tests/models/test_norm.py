@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from repro.models.norm import RMSNorm
 
@@ -41,3 +42,20 @@ def test_elsewhere_it_is_torchs():
     with torch.autocast("cpu", torch.bfloat16):
         assert "_RMSNorm" not in type(norm(x).grad_fn).__name__
     assert norm.to("meta")(x.to("meta")).shape == x.shape
+
+
+def test_it_can_be_transformed():
+    norm = RMSNorm(8)
+    x, dy = torch.randn(3, 8), torch.randn(3, 8)
+    wanted = nn.functional.rms_norm(x, (8,), norm.weight, norm.eps)
+    assert torch.equal(torch.func.vmap(norm)(x), wanted)
+    weight = torch.func.grad(lambda w: (torch.func.functional_call(norm, {"weight": w}, x) * dy).sum())(norm.weight)
+    (norm(x) * dy).sum().backward()
+    torch.testing.assert_close(weight, norm.weight.grad)
+    _, tangent = torch.func.jvp(norm, (x,), (dy,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = norm(torch.autograd.forward_ad.make_dual(x, dy))
+        assert torch.equal(torch.autograd.forward_ad.unpack_dual(dual).tangent, tangent)
+    assert torch.equal(torch.compile(norm, backend="eager")(x), wanted)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert norm(mode.from_tensor(x)).shape == x.shape

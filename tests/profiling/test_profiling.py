@@ -58,8 +58,21 @@ def test_parameters_by_kind():
 
 def test_saved_bytes_count_each_storage_once_and_no_parameters():
     model, x = nn.Linear(4, 4, bias=False), torch.randn(8, 4, requires_grad=True)
-    assert saved_bytes(lambda m: m(x), model) == 8 * 4 * 4
-    assert saved_bytes(lambda m: m(x).relu().square(), model) == 8 * 4 * 4 * 2  # x, and relu's result once for both
+    assert saved_bytes(model, lambda: model(x)) == 8 * 4 * 4
+    assert saved_bytes(model, lambda: model(x).relu().square()) == 8 * 4 * 4 * 2  # x, and relu's result once for both
+
+
+def test_saved_bytes_of_a_sparse_tensor_are_its_indices_and_values():
+    x = torch.randn(6, 3, requires_grad=True)
+    entries = torch.eye(6).to_sparse()
+    assert saved_bytes(nn.Identity(), lambda: torch.sparse.mm(entries, x)) == 8 * (2 * 6) + 4 * 6
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_saved_bytes_of_a_compressed_tensor():
+    x = torch.randn(6, 3, requires_grad=True)
+    rows = torch.eye(6).to_sparse_csr()
+    assert saved_bytes(nn.Identity(), lambda: torch.sparse.mm(rows, x)) >= 8 * (7 + 6) + 4 * 6
 
 
 def test_peak_memory_sees_a_large_tensor():

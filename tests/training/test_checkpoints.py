@@ -70,6 +70,36 @@ def test_what_cannot_be_read_is_made_again():
     assert log == ["a", "a"]
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
+def test_damaged_weights_are_made_again(damage, caplog):
+    log = []
+    obtain([part("a", log=log)])
+    weights = part("a").place() / "state.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    (again,) = obtain([part("a", log=log)])
+    assert again.built
+    assert log == ["a", "a"]
+    assert "damaged (state.safetensors)" in caplog.text
+    assert torch.equal(again.state["w"], torch.ones(3))
+
+
+def test_what_fails_in_the_meantime_is_left_to_those_who_want_it(cache):
+    def fail():
+        raise RuntimeError("no")
+
+    (cache / "checkpoints").mkdir()
+    a, bad = part("a"), Part("bad", {}, fail, MODULE)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    other = context.Process(target=hold, args=(a.place().name, str(cache / "checkpoints"), 1.0, ready))
+    other.start()
+    assert ready.wait(60)
+    assert obtain([a], meanwhile=[bad])[0].built
+    other.join()
+    with pytest.raises(RuntimeError, match="no"):
+        obtain([bad])
+
+
 def hold(place, folder, seconds, ready):
     with FileLock(f"{folder}/.{place}.lock"):
         ready.set()

@@ -13,9 +13,10 @@ import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from repro.data.kept import CARD
 from repro.data.registry import load_language
 from repro.zoo import ZooError, ZooSpec, obtain, stdlib_llama
-from repro.zoo.build import CARD, check_floor, unigram_loss, zoo_key
+from repro.zoo.build import check_floor, unigram_loss, zoo_key
 
 SPEC = ZooSpec(
     "test", (("recall", 1.0),), {"recall": {"limit": 200}}, hidden=16, layers=2, heads=2, kv_heads=1, width=24,
@@ -117,6 +118,13 @@ def test_a_damaged_model_is_built_again(tmp_path, monkeypatch):
     first = obtain(spec)
     (first.folder / CARD).write_text("{")
     assert obtain(spec).built
+    assert not obtain(spec).built
+    for weights in first.folder.rglob("*.safetensors"):  # of the whole training and of half of it
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert obtain(spec).built
+        weights.write_bytes(content[:-8])
+        assert obtain(spec).built
     assert not obtain(spec).built
 
 
