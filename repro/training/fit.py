@@ -95,7 +95,7 @@ def fit(
     Args:
         batch: rows of a batch, in training and evaluation.
         eval_batches: held-out batches, the same for every arm and seed.
-        evaluations, dtype, loop: as in `repro.training.loop.train`.
+        evaluations, dtype, loop: as in `repro.training.loop.train`; engine and keep are those of the context.
         average_last: final metrics are the mean over so many last evaluations.
         loss: (model, batch) to (loss, auxiliary loss or None).
 
@@ -104,11 +104,12 @@ def fit(
         alone.
     """
     accumulate = loop.get("accumulate", 1)
-    order = data.train_order(optimisation.steps * accumulate, batch, context.seed)
+    needed = optimisation.steps * accumulate
+    order = data.train_order(max(1, needed), batch, context.seed)  # the profile reads a row even where no step does
     held_out = [b.to(context.device) for b in data.held_out_batches(eval_batches, batch)]
     batches: Iterator[Batch] = (data.rows(rows).to(context.device) for rows in order)
     sample = data.rows(order[0, : min(batch, PROFILED_ROWS)]).to(context.device)
-    profile = profile_training(model, lambda b: loss(model, b), sample, order.numel())
+    profile = profile_training(model, lambda b: loss(model, b), sample, order.numel() if needed else 0)
     trained = train(
         model,
         batches,
@@ -118,7 +119,7 @@ def fit(
         evaluations=evaluations,
         dtype=dtype,
         progress=context.progress,
-        **loop,
+        **{"engine": context.engine, "keep": context.keep, **loop},
     )
     outcome = Outcome(curves=trained.curves(), profile=profile, data=data.describe(), diverged=trained.diverged)
     last = trained.evaluations[-1]
