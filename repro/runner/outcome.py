@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repro.training.loop import Engine, Keep
 
 
 def _quiet(step: int, steps: int, loss: float | None) -> None:
@@ -21,12 +24,16 @@ class Context:
         device: torch device name.
         scale: name of the scale, for the record; experiments read sizes from the configuration instead.
         progress: call with (step, steps, latest loss or None); cheap enough for every few steps.
+        engine: carries out the steps of a training; None: this process alone.
+        keep: keeps a training while it goes on; None: nothing does.
     """
 
     seed: int
     device: str = "cpu"
     scale: str = "smoke"
     progress: Callable[[int, int, float | None], None] = _quiet
+    engine: Engine | None = None
+    keep: Keep | None = None
 
 
 #: Bytes that the pictures of one run may have together: records are read by the thousand.

@@ -94,16 +94,18 @@ def train_on(
         measure: called at every evaluation; holds ``loss``.
         batch: training rows of a batch.
         loss: (model, batch) to (loss, auxiliary loss or None).
-        loop: as in `repro.training.loop.train`.
+        loop: as in `repro.training.loop.train`; progress, engine and keep are those of the context.
 
     Returns:
         What training left, and an outcome with curves, profile and data, without metrics.
     """
-    order = data.train_order(optimisation.steps * loop.get("accumulate", 1), batch, context.seed)
+    needed = optimisation.steps * loop.get("accumulate", 1)
+    order = data.train_order(max(1, needed), batch, context.seed)  # the profile reads a row even where no step does
     sample = data.rows(order[0, : min(batch, PROFILED_ROWS)]).to(context.device)
-    profile = profile_training(model, lambda b: loss(model, b), sample, order.numel())
+    profile = profile_training(model, lambda b: loss(model, b), sample, order.numel() if needed else 0)
     batches: Iterator[Batch] = (data.rows(rows).to(context.device) for rows in order)
-    trained = train(model, batches, lambda b: loss(model, b), measure, optimisation, progress=context.progress, **loop)
+    own = {"progress": context.progress, "engine": context.engine, "keep": context.keep}
+    trained = train(model, batches, lambda b: loss(model, b), measure, optimisation, **(own | loop))
     profile |= {"train_s": trained.train_s, "tokens_per_s": profile["train_tokens"] / max(trained.train_s, 1e-9)}
     return trained, Outcome(curves=trained.curves(), profile=profile, data=data.describe(), diverged=trained.diverged)
 
@@ -127,7 +129,7 @@ def fit(
     Args:
         batch: rows of a batch, in training and evaluation.
         eval_batches: held-out batches, the same for every arm and seed.
-        evaluations, dtype, loop: as in `repro.training.loop.train`.
+        evaluations, dtype, loop: as in `repro.training.loop.train`; engine and keep are those of the context.
         average_last: final metrics are the mean over so many last evaluations.
         loss: (model, batch) to (loss, auxiliary loss or None).
 

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from repro.data import load
 from repro.models.moe import Experts, TopKRouter
+from repro.runner import Context
+from repro.training.fit import fit
 from repro.training.initial import initialise
-from repro.training.loop import Optimisation, train
+from repro.training.loop import Engine, Optimisation, marks, train
 
 
 def regression(steps: int = 40, **options):
@@ -37,6 +40,93 @@ def test_training_learns_and_is_bit_identical():
     assert first.steps == [10, 20, 30, 40]
     assert first.curves()["loss"]["x"] == [10, 20, 30, 40]
     assert len(first.train_loss) == 4
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 3, 7, 40, 41, 100])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 40])
+def test_evaluations_are_evenly_spread_and_end_with_the_last_step(steps, evaluations):
+    found = sorted(marks(steps, evaluations))
+    assert len(found) == min(steps, evaluations)
+    assert found[0] >= 1
+    assert found[-1] == steps
+    gaps = [b - a for a, b in zip([0, *found], found, strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_evaluations_without_steps():
+    assert marks(0, 5) == {0}
+    assert marks(5, 0) == marks(0, 0) == set()
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(0, [0]), (1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [2, 4, 6, 8])])
+def test_every_training_ends_with_an_evaluation(steps, expected):
+    model = initialise(nn.Linear(3, 1), 0)
+    out = train(model, torch.ones(steps, 2, 3), total(model), no_evaluation, Optimisation(0.1, steps), evaluations=4)
+    assert out.steps == expected
+    assert len(out.evaluations) == len(out.train_loss) == len(expected)
+    assert not model.training
+    assert math.isnan(out.train_loss[0]) == (steps == 0)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_fit_ends_with_an_evaluation_however_few_the_steps(steps):
+    data = load("composition", 1)
+    model = Read(data)
+    before = model.head.weight.clone()
+    found = fit(model, data, Optimisation(0.1, steps), Context(0), batch=4, eval_batches=2, evaluations=5)
+    assert found.outcome.curves["loss"]["x"] == ([*range(1, steps + 1)] or [0])
+    assert torch.equal(model.head.weight, before) == (steps == 0)
+    assert found.outcome.metrics["final_loss"] == found.outcome.curves["loss"]["y"][-1]
+    assert found.outcome.profile["train_tokens"] == 4 * steps
+    assert found.outcome.profile["forward_flops_per_token"] > 0
+
+
+class Read(nn.Module):
+    """Tuples of symbols to logits."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(data.vocab_size, 4), nn.Linear(4, data.classes)
+        initialise(self, 0)
+
+    def forward(self, inputs):
+        return self.head(self.embed(inputs).sum(1)), None
+
+
+def test_an_engine_carries_out_the_steps():
+    told = []
+
+    class Told(Engine):
+        def prepare(self, model, optimizer, loss, batches):
+            told.append("prepare")
+            return optimizer, loss, iter(batches[:, :1])
+
+        def passing(self, last):
+            told.append(("passing", last))
+            return super().passing(last)
+
+        def clip(self, model, norm):
+            told.append(("clip", norm))
+
+        def mean(self, value):
+            return 7.0 * super().mean(value)
+
+        def evaluate(self, evaluate):
+            return {"loss": evaluate()["loss"] + 5}
+
+        def finish(self, model):
+            told.append("finish")
+
+    model = initialise(nn.Linear(3, 1), 0)
+    with torch.no_grad():
+        each = float(model(torch.ones(3)))
+    batches = torch.ones(2, 9, 3)
+    out = train(
+        model, batches, total(model), no_evaluation, Optimisation(0.1, 1), evaluations=1, accumulate=2, engine=Told()
+    )
+    assert told == ["prepare", ("passing", False), ("passing", True), ("clip", 1.0), "finish"]
+    assert out.evaluations == [{"loss": 5.0}]
+    assert out.train_loss == [pytest.approx(7 * each)]
 
 
 def test_divergence_is_reported():
