@@ -84,9 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
     store = runner.default_store()
     try:
         summary = runner.execute(
-            runs, store, workers=arguments.workers, progress=runner.Live(), executor=arguments.executor,
+            runs,
+            store,
+            workers=arguments.workers,
+            progress=runner.Live(reference=REFERENCE),
+            executor=arguments.executor,
             address=arguments.address,
-        )  # fmt: skip
+        )
     except runner.NoCluster as error:
         raise BadInput(str(error).partition("\n")[0]) from None
     for s in selections:

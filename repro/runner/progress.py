@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from repro.claims import ACCOUNTING
-from repro.records import Record
+from repro.records import Record, load
 from repro.runner.plan import Run
+
+#: Seconds of work after which what was measured here weighs as much as what was known before.
+SETTLING = 60.0
 
 
 class Progress(Protocol):
@@ -50,10 +56,19 @@ class Silent:
 
 
 class Live(Silent):
-    """Bars in a terminal (rich), one line per finished run elsewhere. The time left weighs runs by their work."""
+    """Bars in a terminal (rich), one line per finished run elsewhere.
 
-    def __init__(self, metric: str = "loss") -> None:
+    Args:
+        metric: what is said of a finished run.
+        reference: folder of records that tell how long such runs took. The time left is then known from the start;
+            without them runs are weighed by their work as it turns out.
+    """
+
+    def __init__(self, metric: str = "loss", reference: Path | None = None) -> None:
         self.metric = metric
+        self.reference = reference
+        self.known = False
+        self.workers = 1
         self.bars: Any = None
         self.tasks: dict[str, Any] = {}
         self.total: Any = None
@@ -86,7 +101,14 @@ class Live(Silent):
     def start(self, todo: Sequence[Run], cached: int, workers: int) -> None:
         self.began = time.monotonic()
         self.count = len(todo)
-        self.work = {run.key: work_of(run) for run in todo}
+        self.workers = max(1, workers)
+        seen: list[Record] = []
+        if self.reference is not None:
+            for paper in sorted({run.paper for run in todo}):
+                seen += load(self.reference / paper).records
+        found = expected_seconds(todo, seen)
+        self.known = bool(found)
+        self.work = found or {run.key: work_of(run) for run in todo}
         hands = f", {workers} worker{'s' if workers != 1 else ''}" if workers else ""
         self._say(f"{len(todo)} runs to do, {cached} found finished{hands}")
         if self.bars is not None:
@@ -106,8 +128,7 @@ class Live(Silent):
         self.number += 1
         self.done += self.work.get(record.key, 0.0)
         elapsed = time.monotonic() - self.began
-        share = self.done / (sum(self.work.values()) or 1.0)
-        left = elapsed * (1 - share) / share if share > 0 else math.nan
+        left = self._left(elapsed)
         value = record.metrics.get(self.metric)
         what = f"{self.metric} {value:.4f}" if value is not None else record.error.get("message", "") or record.status
         wall = record.provenance.get("wall_s", 0.0)
@@ -121,11 +142,40 @@ class Live(Silent):
                 self.bars.remove_task(task)
             self.bars.update(self.total, completed=self.done, note=estimate)
 
+    def _left(self, elapsed: float) -> float:
+        """Seconds."""
+        todo = sum(self.work.values()) - self.done
+        if not self.known:
+            return elapsed * todo / self.done if self.done > 0 else math.nan
+        # how this machine compares with those of the records shows slowly: runs in progress are not counted yet
+        pace = (elapsed + SETTLING) / (self.done / self.workers + SETTLING)
+        return pace * todo / self.workers
+
     def _say(self, text: str) -> None:
         if self.bars is not None:
             self.bars.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def expected_seconds(todo: Sequence[Run], seen: Iterable[Record]) -> dict[str, float]:
+    """Seconds that runs will take, by key, from what such runs took: the median of the same arm, else of the setting's
+    arms, else of the paper's settings. Empty when nothing is known of a paper."""
+    took: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for record in seen:
+        wall = float(record.provenance.get("wall_s") or 0.0)
+        if wall > 0 and record.status == "ok":
+            place = (record.device_kind, record.scale, record.paper, record.setting, record.arm)
+            for length in (5,) if record.arm == ACCOUNTING else (5, 4, 3):
+                took[place[:length]].append(wall)
+    out = {}
+    for run in todo:
+        wanted = (run.device.partition(":")[0], run.scale, run.paper, run.setting, run.arm)
+        known = next((took[wanted[:length]] for length in (5, 4, 3) if wanted[:length] in took), None)
+        if known is None:
+            return {}
+        out[run.key] = statistics.median(known)
+    return out
 
 
 def work_of(run: Run) -> float:

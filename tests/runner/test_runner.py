@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 import pytest
 
 from repro.papers import load_paper
-from repro.records import Store
+from repro.records import Store, write_reference
 from repro.runner import BadRequest, Live, Outcome, execute, plan
-from repro.runner.progress import duration, work_of
+from repro.runner.progress import duration, expected_seconds, work_of
 from repro.runner.worker import record_of
 from tests.conftest import ROOT
 
@@ -224,3 +224,29 @@ def test_accounting_does_not_enter_the_time_left(capsys):
     assert "left" not in said[0], "nothing is known yet"
     assert "left" in said[1]
     assert work_of(accounting) == 0 < work_of(first)
+
+
+def test_the_time_left_is_known_from_earlier_records(tmp_path, capsys):
+    from repro.papers import load_paper
+
+    planned = plan(load_paper("coe"), "laptop", settings=["composition", "lookup"], seeds=2)
+    first = [r for r in planned if r.seed == 0]
+
+    def took(run):
+        return 0.5 if run.arm == "accounting" else 100.0 if run.arm == "moe" else 20.0
+
+    seen = [record_of(run, "ok", Outcome(), {}, datetime.now(UTC), took(run)) for run in first]
+    found = expected_seconds(planned, seen)
+    assert found == {run.key: took(run) for run in planned}
+    assert not expected_seconds(planned, [])
+    without = [r for r in seen if r.arm != "moe"]
+    assert {expected_seconds(planned, without)[r.key] for r in planned if r.arm == "moe"} == {20.0}
+
+    write_reference(seen, tmp_path)
+    show = Live(reference=tmp_path)
+    show.start(planned, 0, 2)
+    show.began -= 30.0
+    show.finished(record_of(next(r for r in planned if r.arm == "moe"), "ok", Outcome(), {}, datetime.now(UTC), 60.0))
+    todo = sum(took(run) for run in planned) - 100
+    assert show._left(30.0) == pytest.approx(todo / 2 * 90 / 110)
+    assert "left" in capsys.readouterr().err
