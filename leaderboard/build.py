@@ -292,7 +292,7 @@ def _record_line(s: Sourced, metric: str) -> str:
     shown = "" if value is None else report.number(value, 5)
     seconds = "" if not math.isfinite(wall) else f"{wall:.4g}"
     took = "" if not math.isfinite(wall) else views.quantity(wall, "s")
-    notes = (" stale" if s.stale else "") + ("" if s.judged else " not judged")
+    notes = (" stale" if s.stale else " confirmed" if s.confirmed else "") + ("" if s.judged else " not judged")
     return (
         f'<tr data-arm="{arm}" data-seed="{r.seed}"><th scope="row">{arm}</th>'
         f'<td class="n">{r.seed}</td><td>{r.status}</td>'

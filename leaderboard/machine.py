@@ -14,9 +14,9 @@ from repro.report import ClaimStory, Row, Story
 
 SCHEMA = 1
 COLUMNS = (
-    "paper", "claim", "kind", "headline", "part", "role", "setting", "scale", "origin", "stale", "verdict", "reason",
-    "rule", "unit", "published", "published_source", "published_effect", "effect", "low", "high", "seeds", "ratio",
-    "computed", "settle", "records",
+    "paper", "claim", "kind", "headline", "part", "role", "setting", "scale", "origin", "stale", "confirmed",
+    "verdict", "reason", "rule", "unit", "published", "published_source", "published_effect", "effect", "low",
+    "high", "seeds", "ratio", "computed", "settle", "records",
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def flat(row: Row) -> dict[str, Any]:
         "scale": f.scale,
         "origin": row.origin,
         "stale": row.stale,
+        "confirmed": row.confirmed,
         "verdict": f.verdict,
         "reason": f.reason,
         "rule": f.rule,

@@ -748,8 +748,8 @@ def groups(story: Story) -> list[Group]:
 
 
 CSV_HEAD = (
-    "key", "origin", "stale", "judged", "paper", "setting", "arm", "scale", "seed", "status", "code", "commit",
-    "started",
+    "key", "origin", "stale", "confirmed", "judged", "paper", "setting", "arm", "scale", "seed", "status", "code",
+    "commit", "started",
 )  # fmt: skip
 
 
@@ -764,8 +764,8 @@ def records_csv(group: Group) -> str:
         r = s.record
         writer.writerow(
             [
-                r.key, s.origin, s.stale, s.judged, r.paper, r.setting, r.arm, r.scale, r.seed, r.status, r.code,
-                r.provenance.get("commit", ""), r.provenance.get("started", ""),
+                r.key, s.origin, s.stale, s.confirmed, s.judged, r.paper, r.setting, r.arm, r.scale, r.seed, r.status,
+                r.code, r.provenance.get("commit", ""), r.provenance.get("started", ""),
                 *(r.metrics.get(k, "") for k in metrics), *(r.profile.get(k, "") for k in profile),
             ]
         )  # fmt: skip

@@ -19,6 +19,7 @@ from repro.claims import ACCOUNTING, SCALES, Claim, Computed, Finding, Interval,
 from repro.claims.contract import Kind, Role, Verdict
 from repro.claims.judge import PLACEBO_SHIFT, combine
 from repro.records import Record, load, standard
+from repro.records.confirm import confirmed
 from repro.records.provenance import run_code
 
 Origin = Literal["local", "reference"]
@@ -64,12 +65,16 @@ STYLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Sourced:
-    """A record with where it stands: its origin, whether its code has changed since, whether it is judged."""
+    """A record with where it stands: its origin, whether its code has changed since, whether it is judged.
+
+    ``confirmed``: a run repeated on the changed code found the same (`repro.records.confirm`); it is not stale then.
+    """
 
     record: Record
     origin: Origin
     stale: bool
     judged: bool
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,13 @@ class Row:
     origin: Origin | Literal[""]
     stale: bool
     finding: Finding
+    #: how many of its records are confirmed
+    confirmed: int = 0
+
+    @property
+    def age(self) -> str:
+        """``stale``, ``confirmed`` or nothing, of the code behind its records."""
+        return "stale" if self.stale else "confirmed" if self.confirmed else ""
 
     @property
     def claim(self) -> str:
@@ -120,7 +132,7 @@ class ClaimStory:
 
     @property
     def stale(self) -> bool:
-        """Whether any row rests on a record whose code has changed."""
+        """Whether any row rests on a record whose code has changed and that is not confirmed."""
         return any(r.stale for r in self.rows)
 
 
@@ -185,6 +197,8 @@ def _judged(paper: Paper, records: list[Record], origin: Origin) -> tuple[dict[_
     used: set[str] = set()
     rows: dict[_Key, Row] = {}
     stale = {r.key for r in records if is_stale(paper, r)}
+    held = confirmed(records, stale)
+    stale -= held.keys()
     scales = [s for s in SCALES if s != "smoke" and any(r.scale == s and r.arm != ACCOUNTING for r in records)]
     if not scales and any(r.arm == ACCOUNTING for r in records):
         scales = ["laptop"]
@@ -201,8 +215,9 @@ def _judged(paper: Paper, records: list[Record], origin: Origin) -> tuple[dict[_
                     origin,
                     any(key in stale for key in finding.records),
                     finding,
+                    sum(key in held for key in finding.records),
                 )
-    return rows, [Sourced(r, origin, r.key in stale, r.key in used) for r in records]
+    return rows, [Sourced(r, origin, r.key in stale, r.key in used, r.key in held) for r in records]
 
 
 def _choose(local: Mapping[_Key, Row], reference: Mapping[_Key, Row]) -> list[Row]:

@@ -120,7 +120,7 @@ def show(slug: str, console: Console) -> None:
                     "" if f.ratio is None else f"{f.ratio:.2f}",
                     report.seeds_text(f),
                     Text(report.row_verdict(r.role, r.verdict), style=style(r)),
-                    Text(f"{r.origin}, {f.scale}" + (", stale" if r.stale else "")),
+                    Text(f"{r.origin}, {f.scale}" + (f", {r.age}" if r.age else "")),
                 )
             console.print(Padding(table, (0, 0, 0, 2)))
             for r in of_part:
@@ -138,7 +138,7 @@ def show(slug: str, console: Console) -> None:
                 role = "" if r.role == "primary" else f" [{r.role}]"
                 table.add_row(
                     Text(r.finding.title + role), Text(report.published(r.finding)), Text(report.ours(r.finding)),
-                    mark(r.verdict), Text(r.origin + (", stale" if r.stale else "")),
+                    mark(r.verdict), Text(r.origin + (f", {r.age}" if r.age else "")),
                 )  # fmt: skip
             console.print(Padding(table, (0, 0, 0, 2)))
         for r in claim.tripped:

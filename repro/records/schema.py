@@ -103,8 +103,22 @@ class Record:
     @property
     def results(self) -> dict[str, Any]:
         """What the run found, as JSON has it: the same again wherever the run is a pure function. Timings are not among
-        it, they stand in the profile."""
-        return plain({"status": self.status, "metrics": self.metrics, "curves": self.curves, "tables": self.tables})
+        it."""
+        metrics = {name: value for name, value in self.metrics.items() if not clocked(name)}
+        return plain({"status": self.status, "metrics": metrics, "curves": self.curves, "tables": self.tables})
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """What was counted for the audit of fairness, without what was timed, read off the machine's memory, or tells
+        which of several runs built what they share."""
+        chance = ("peak_", "zoo_built")
+        counted = {k: v for k, v in self.profile.items() if not clocked(k) and not k.startswith(chance)}
+        return dict(plain(counted))
+
+    @property
+    def read(self) -> dict[str, Any]:
+        """What data and model the run read. Without the model's address in the cache, which is made of its code."""
+        return {k: v for k, v in self.data.items() if k != "model_key"}
 
     @classmethod
     def from_dict(cls, raw: Any) -> Record:
@@ -146,6 +160,11 @@ class Record:
             ] not in PICTURES:
                 raise BadRecord(f"picture {name!r} is none of {', '.join(PICTURES)} with a text and data")
         return cls(**raw)
+
+
+def clocked(name: str) -> bool:
+    """Whether a clock decides a metric: it has ``time``, ``s`` or ``seconds`` as a word of its name."""
+    return not {"time", "s", "seconds"}.isdisjoint(name.split("_"))
 
 
 def identity(

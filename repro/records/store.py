@@ -155,7 +155,8 @@ def write_reference(records: Iterable[Record], root: Path | str) -> list[Path]:
     """Write finished records as reference files, one per paper, scale and setting, lines sorted. Returns the paths.
 
     A record replaces that of the same arm, seed and kind of device; what a file holds of others stays, so that a run of
-    some arms does not throw away the rest. Lines that cannot be read go.
+    some arms does not throw away the rest. One that is replaced stays too as long as it can confirm others of its code
+    (`repro.records.confirm`). Lines that cannot be read go.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
@@ -164,8 +165,15 @@ def write_reference(records: Iterable[Record], root: Path | str) -> list[Path]:
     paths = []
     for (paper, scale, setting), made in sorted(groups.items()):
         path = Path(root) / safe_name(paper) / f"{safe_name(scale)}-{safe_name(setting)}.jsonl"
-        new = {_cell(r) for r in made}
-        group = [*made, *(r for r in _readable(str(path)) if _cell(r) not in new)]
+        there = sorted(_readable(str(path)), key=lambda r: str(r.provenance.get("started", "")))
+        last = {_cell(r): r for r in [*there, *made]}
+        codes = {(r.arm, r.device_kind, r.code) for r in last.values()}
+        evidence = [
+            r for r in there
+            if r.code != last[_cell(r)].code and r.config == last[_cell(r)].config
+            and (r.arm, r.device_kind, r.code) in codes
+        ]  # fmt: skip
+        group = [*last.values(), *evidence]
         group.sort(key=lambda r: (r.arm, r.seed, r.key))
         write_atomically(path, "".join(r.to_json() + "\n" for r in group))
         paths.append(path)

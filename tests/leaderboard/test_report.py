@@ -66,6 +66,18 @@ def test_a_row_is_stale_when_one_record_behind_it_is():
     assert not pick(story, setting="stdlib").stale
 
 
+def test_a_row_whose_stale_records_are_confirmed_is_not_stale():
+    old = some()
+    repeated = [replace(r, key=f"new {r.key}") for r in old if r.seed == 0]
+    before = [replace(r, code="0" * 16) for r in old]
+    story = report.story(PAPER, [*before, *repeated])
+    assert (pick(story).stale, pick(story).age) == (False, "confirmed")
+    assert pick(story).confirmed == 2 * (len(pick(story).finding.seeds) - 1)
+    other = [replace(r, metrics={**r.metrics, "loss": 9.0}) for r in repeated]
+    assert pick(report.story(PAPER, [*before, *other])).age == "stale"
+    assert pick(report.story(PAPER, old)).age == ""
+
+
 def test_accounting_is_stale_by_the_code_of_the_accounting():
     fresh = report.story(PAPER, [synthetic.coe_accounting()])
     old = report.story(PAPER, [synthetic.coe_accounting(code=report.current_code(PAPER.experiment))])
