@@ -8,10 +8,11 @@ from xml.etree import ElementTree
 PNG = b"\x89PNG\r\n\x1a\n"
 _SVG = "{http://www.w3.org/2000/svg}"
 #: Elements that only draw. Styles are left out: they may load.
-DRAWING = frozenset(
-    "svg g defs title desc path rect circle ellipse line polyline polygon text tspan clipPath mask pattern marker symbol "
-    "use linearGradient radialGradient stop image".split()
-)
+DRAWING = frozenset((
+    "svg", "g", "defs", "title", "desc", "path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "text",
+    "tspan", "clipPath", "mask", "pattern", "marker", "symbol", "use", "linearGradient", "radialGradient", "stop",
+    "image",
+))  # fmt: skip
 _LINK = re.compile(r"#[\w.-]+|data:image/(png|jpeg);base64,[A-Za-z0-9+/=\s]*")
 _ELSEWHERE = re.compile(r"url\(\s*[\"']?(?!#)|@import|javascript:|expression\(", re.IGNORECASE)
 

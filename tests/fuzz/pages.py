@@ -9,12 +9,12 @@ from urllib.parse import unquote, urlsplit
 
 VOID = {"meta", "link", "img", "input", "br", "hr", "wbr", "col"}
 #: Elements of the templates, and of the drawings that the builder makes.
-KNOWN = VOID | set(
-    "html head title script body header nav main footer div span p a ul ol li dl dt dd h1 h2 h3 h4 b i em strong code "
-    "pre table caption thead tbody tfoot tr th td colgroup section form label select option optgroup button output "
-    "details summary figure figcaption svg path circle line rect text g polygon time small sup sub abbr fieldset "
-    "legend desc use article math mi mo mn msub mover mspace mrow mfrac msqrt munder msup".split()
-)
+KNOWN = VOID | set(re.findall(r"\w+", """
+    html head title script body header nav main footer article section div span p a ul ol li dl dt dd h1 h2 h3 h4 b i em
+    strong code pre sub sup small abbr table caption thead tbody tfoot tr th td colgroup form label select option button
+    output details summary figure figcaption svg g path circle line rect text polygon desc use
+    math mi mo mn msub msup mover munder mspace mrow mfrac msqrt
+"""))  # fmt: skip
 #: What HTML allows nowhere in a document.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 

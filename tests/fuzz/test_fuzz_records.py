@@ -30,9 +30,9 @@ def curves(draw):
 
 
 @st.composite
-def records(draw, sealed=st.booleans()):
+def records(draw, sealed=False):
     """Well-typed records with whatever a field may hold."""
-    provenance = draw(FLAT) | ({"digest": ""} if draw(sealed) else {})
+    provenance = draw(FLAT) | ({"digest": ""} if sealed or draw(st.booleans()) else {})
     return Record(
         key=draw(TEXTS),
         paper=draw(st.just(PAPER.slug) | TEXTS),
@@ -108,7 +108,7 @@ def test_what_is_written_is_read_again(record):
 
 
 @budget()
-@given(records(sealed=st.just(True)), st.data())
+@given(records(sealed=True), st.data())
 def test_a_flipped_bit_or_a_missing_end_never_changes_a_result(record, data):
     text = record.to_json()
     damaged = bytearray(text.encode())
