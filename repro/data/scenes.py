@@ -205,7 +205,7 @@ def scenes(
     def made(split: str, count: int) -> Scenes:
         if count < 1:
             raise ValueError(f"the {split} split has no scene")
-        drawn = {"split": split, "count": count, "seed": seed, "size": size, "objects": list(objects)}
+        drawn: dict[str, Any] = {"split": split, "count": count, "seed": seed, "size": size, "objects": list(objects)}
         shown = drawn | {"domain": domain, "cue": cue, "agreement": agreement}
         truth = cached("scenes-truth", drawn, __name__, lambda: _table(_truth, **drawn))
         pixels = cached("scenes-pixels", shown, __name__, lambda: _table(_pixels, **shown))
