@@ -21,7 +21,7 @@ def budget(share: float = 1.0) -> settings:
         database=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
-        phases=(Phase.generate,),
+        phases=tuple(Phase) if LONG else (Phase.explicit, Phase.generate),  # a failure is seen at once, or made small
     )
 
 
