@@ -11,8 +11,8 @@ VOID = {"meta", "link", "img", "input", "br", "hr", "wbr", "col"}
 #: Elements of the templates, and of the drawings that the builder makes.
 KNOWN = VOID | set(re.findall(r"\w+", """
     html head title script body header nav main footer article section div span p a ul ol li dl dt dd h1 h2 h3 h4 b i em
-    strong code pre sub sup small abbr table caption thead tbody tfoot tr th td colgroup form label select option button
-    output details summary figure figcaption svg g path circle line rect text polygon desc use
+    strong code pre sub sup small abbr table caption thead tbody tfoot tr th td colgroup form fieldset legend label
+    select option button output details summary figure figcaption svg g path circle line rect text polygon desc use
     math mi mo mn msub msup mover munder mspace mrow mfrac msqrt
 """))  # fmt: skip
 #: What HTML allows nowhere in a document.

@@ -21,6 +21,7 @@ from tests.runner.test_runner import PAPER
 NAMES = st.sampled_from([a.name for a in PAPER.arms]) | TEXTS
 SETTINGS = st.sampled_from([s.name for s in PAPER.settings]) | TEXTS
 FLAT = st.dictionaries(TEXTS, SCALARS, max_size=3)
+OBJECTS = st.dictionaries(st.just("device") | TEXTS, JSON, max_size=2)
 
 
 @st.composite
@@ -39,7 +40,7 @@ def records(draw, sealed=False):
         setting=draw(SETTINGS),
         arm=draw(NAMES),
         scale=draw(st.sampled_from(SCALES) | TEXTS),
-        seed=draw(st.integers(0, 9) | st.integers()),
+        seed=draw(st.integers(0, 9) | st.integers(-(2**63), 2**63 - 1)),
         status=draw(st.sampled_from(STATUSES)),
         config=draw(FLAT),
         code=draw(TEXTS),
@@ -48,7 +49,7 @@ def records(draw, sealed=False):
         profile=draw(st.dictionaries(st.sampled_from(("wall_s", "train_tokens")) | TEXTS, NUMBERS, max_size=3)),
         data=draw(FLAT),
         tables=draw(st.dictionaries(TEXTS, JSON, max_size=2)),
-        environment=draw(FLAT | st.fixed_dictionaries({"hardware": JSON, "versions": JSON})),
+        environment=draw(st.fixed_dictionaries({}, optional={"hardware": OBJECTS, "versions": OBJECTS})),
         provenance=provenance,
         error=draw(st.dictionaries(st.sampled_from(("type", "message", "traceback", "digest")), TEXTS, max_size=3)),
     )
