@@ -106,6 +106,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """The long form of the fuzz tests, at examples that are drawn anew: records, command line, site."""
+    os.environ.setdefault("REPRO_FUZZ_EXAMPLES", "1500")
+    run(session, "pytest", "tests/fuzz", *session.posargs)
+
+
+@nox.session
 def reproduce(session: nox.Session) -> None:
     """Run and judge the claims of all papers."""
     run(session, "repro", "run", "all", *session.posargs)

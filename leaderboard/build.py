@@ -48,6 +48,8 @@ PARALLEL_FROM = 40_000_000
 #: From this many records of one paper on, their pages are written while the paper is judged.
 BESIDE_FROM = 10_000
 UNFINISHED_SHOWN = 200
+#: Characters that HTML allows nowhere; a terminal's colours in an error message are made of them.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 #: Claims with more secondary parts than this leave them to the matrix.
 SECONDARY_SENTENCES = 2
 
@@ -306,7 +308,7 @@ def _write_paper(
 ) -> None:
     paper = told.paper
     places = views.places(told, links)
-    for picture in (p for place in places for p in place.pictures):
+    for picture in (p for place in places for p in place.pictures if p.content):
         pages.put(f"{PAGES}/{folder}/{picture.file}", picture.content)
     unfinished = told.unfinished
     judged_or_smoke = sum(not s.judged for s in told.records)
@@ -396,7 +398,7 @@ class _Pages:
                 root="../" * path.count("/"), here=path, totals=self.totals, csp=CSP, vega=_library_name(), **values
             )
         )
-        self.put(path, text.encode("utf-8", "replace"))
+        self.put(path, _FORBIDDEN.sub("\ufffd", text).encode("utf-8", "replace"))
 
     def put(self, path: str, content: bytes) -> None:
         _write(self.out / path, content)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro.records import BadRecord, Record
+from repro.records.schema import printable
 from repro.records.store import Loaded, texts
 from repro.report import Origin
 
@@ -30,7 +31,7 @@ def read(root: Path | None, slug: str, origin: Origin) -> Folder:
         try:
             record = Record.from_json(text)
         except BadRecord as error:
-            seen.problems.append(f"{name}: {error}")
+            seen.problems.append(printable(f"{name}: {error}"))
             continue
         if record.paper != slug:
             seen.problems.append(f"{name}: belongs to paper {record.paper!r}, not {slug!r}")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from leaderboard.pictures import harmless
 from repro import report
 from repro.claims import ACCOUNTING, SCALES, Computed, Contrast, Finding, Paper
 from repro.claims.contract import Setting
@@ -476,15 +477,8 @@ class Shown:
     name: str
     text: str
     file: str
-    data: str
-
-    @property
-    def content(self) -> bytes:
-        """The file's bytes; empty where the record holds no base64."""
-        try:
-            return base64.b64decode(self.data, validate=True)
-        except ValueError:
-            return b""
+    content: bytes
+    """Empty where the record holds no picture of its kind, or one that does more than draw."""
 
 
 def places(story: Story, pages: Mapping[str, str]) -> list[Place]:
@@ -569,8 +563,14 @@ def _pictures(paper: Paper, runs: Sequence[Sourced]) -> Iterator[Shown]:
     if record is None:
         return
     for name, picture in record.pictures.items():
-        file = f"{slug(record.key)}-{slug(name)}.{picture['kind']}"
-        yield Shown(paper.arm(record.arm).title, record.seed, name, picture["text"], file, picture["data"])
+        kind = picture["kind"]
+        try:
+            content = base64.b64decode(picture["data"], validate=True)
+        except ValueError:
+            content = b""
+        content = content if harmless(kind, content) else b""
+        file = f"{slug(record.key)}-{slug(name)}.{kind}"
+        yield Shown(paper.arm(record.arm).title, record.seed, name, picture["text"], file, content)
 
 
 def band(values: Sequence[float]) -> tuple[float, float, float]:

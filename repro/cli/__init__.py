@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from repro.claims import SCALES
 from repro.cli.choices import BadInput, nearest
+from repro.records.schema import printable
 from repro.records.store import CannotStore
 
 VERBS = ("list", "show", "run", "judge", "tune", "leaderboard", "records", "bench", "doctor", "new")
@@ -128,13 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BadInput as error:
-        print(f"repro: {error}", file=sys.stderr)
+        print(f"repro: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("repro: interrupted; what is finished is kept and the next start goes on from there", file=sys.stderr)
         return 130
     except CannotStore as error:
-        print(f"repro: {error}; what was finished before is kept", file=sys.stderr)
+        print(f"repro: {printable(str(error))}; what was finished before is kept", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

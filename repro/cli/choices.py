@@ -74,7 +74,7 @@ def _typed(key: str, text: str, kind: Any) -> Any:
     try:
         if kind is bool:
             return _BOOLEANS[text.lower()]
-        if kind is int:
+        if kind is int and abs(int(text)) < 2**63:
             return int(text)
         if kind is float:
             return float(text)
@@ -82,4 +82,6 @@ def _typed(key: str, text: str, kind: Any) -> Any:
             return text
     except (ValueError, KeyError):
         raise BadInput(f"option {key!r} is of type {kind.__name__}; {text!r} is not") from None
+    if kind is int:
+        raise BadInput(f"option {key!r} is a number of 64 bits; {text!r} is larger")
     raise BadInput(f"option {key!r} is of type {kind} and cannot be set on the command line")

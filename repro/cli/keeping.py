@@ -21,7 +21,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "verify":
         return _verify([*map(_folder, arguments.folders)] or [store.root, papers.ROOT / "leaderboard" / "reference"])
     if arguments.action == "merge":
-        return _merge([*map(_folder, arguments.folders)], Store(arguments.into) if arguments.into else store)
+        into = Store(arguments.into) if arguments.into else store
+        if into.root.exists() and not into.root.is_dir():
+            raise BadInput(f"--into takes a folder, and {arguments.into} is none")
+        return _merge([*map(_folder, arguments.folders)], into)
     return _clear(store, arguments.delete)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from repro import papers
 from repro.claims import SCALES, Judgement, Paper
 from repro.claims import judge as judge_claims
+from repro.claims.judge import PLACEBO_SHIFT
 from repro.cli.choices import BadInput, nearest, parse_overrides, pick, pick_all
 from repro.cli.listing import complain, find_paper
 from repro.records import Record, load, standard, write_reference
@@ -128,7 +129,10 @@ def leaderboard(arguments: argparse.Namespace) -> int:
     """Build the page."""
     from repro import runner
 
-    page = build_page(runner.default_store().root, Path(arguments.out) if arguments.out else None)
+    out = Path(arguments.out) if arguments.out else None
+    if out is not None and out.exists() and not out.is_dir():
+        raise BadInput(f"--out takes a folder, and {arguments.out} is none")
+    page = build_page(runner.default_store().root, out)
     if page is None:
         raise BadInput("the leaderboard package is not part of this installation")
     print(f"leaderboard: {_shown(page)}")
@@ -182,6 +186,8 @@ def check_means(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, flag, None)
         if value is not None and not value > 0:
             raise BadInput(f"--{flag.replace('_', '-')} must be above 0, not {value:g}")
+    if (getattr(arguments, "seeds", None) or 0) > PLACEBO_SHIFT:
+        raise BadInput(f"--seeds must be at most {PLACEBO_SHIFT}: later ones are for placebos and tuning")
     pick("device", arguments.device, DEVICES)
     if getattr(arguments, "executor", "local") != "ray" and getattr(arguments, "address", None):
         raise BadInput("--address is that of a Ray cluster; it needs --executor ray")

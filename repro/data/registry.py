@@ -14,19 +14,20 @@ if TYPE_CHECKING:
     from repro.data.code import CodeData
     from repro.data.hetero import NodeData
     from repro.data.images import ImageData
+    from repro.data.scenes import SceneData
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
-    images, clicks and nodes, ``function(...)`` for functions of code.
+    images, scenes, clicks and nodes, ``function(...)`` for functions of code.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code"] = "language"
+    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code", "scenes"] = "language"
     seeded: bool = True
 
 
@@ -35,6 +36,8 @@ ENTRIES = {
     "textures": Entry("repro.data.textures", "textures", "images"),
     "digits": Entry("repro.data.digits", "digits", "images"),
     "worn-glyphs": Entry("repro.data.worn_glyphs", "worn_glyphs", "images"),
+    "scenes": Entry("repro.data.scenes", "scenes", "scenes"),
+    "scene-classes": Entry("repro.data.scenes", "scene_classes", "images"),
     "composition": Entry("repro.data.tuples", "composition", "tuples"),
     "lookup": Entry("repro.data.tuples", "lookup", "tuples"),
     "lookup-joint": Entry("repro.data.tuples", "lookup_joint", "tuples"),
@@ -127,6 +130,14 @@ def load_images(name: str, *, seed: int = 0, **options: Any) -> ImageData:
     """A classification task on images. ``seed`` is the seed of the task. Raises UnknownData for an unknown name."""
     if not _of_kind(name, "images"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "images")])
+    return _function(name)(seed, **options)
+
+
+def load_scenes(name: str, *, seed: int = 0, **options: Any) -> SceneData:
+    """Scenes with the ground truth of dense tasks and detection. ``seed`` is the seed of the generation. Raises
+    UnknownData for an unknown name."""
+    if not _of_kind(name, "scenes"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "scenes")])
     return _function(name)(seed, **options)
 
 

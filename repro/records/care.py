@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.records.provenance import run_key
-from repro.records.schema import BadRecord, Record
+from repro.records.schema import BadRecord, Record, printable
 from repro.records.store import Loaded, Store, texts, write_atomically
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def verify(root: Path | str) -> Verified:
     seen: dict[str, str] = {}
     for name, record in _read(root, out.problems):
         if isinstance(record, BadRecord):
-            out.problems.append(f"{name}: {record}")
+            out.problems.append(printable(f"{name}: {record}"))
             continue
         out.records += 1
         out.sealed += "digest" in record.provenance
@@ -88,7 +88,7 @@ def verify(root: Path | str) -> Verified:
         elif record.key in seen:
             wrong = f"the key {record.key} is also in {seen[record.key]}"
         if wrong:
-            out.problems.append(f"{name}: {wrong}")
+            out.problems.append(printable(f"{name}: {wrong}"))
         seen.setdefault(record.key, name)
     return out
 
@@ -112,15 +112,15 @@ def merge(source: Path | str, into: Store) -> Merged:
     out = Merged()
     for name, record in _read(source, out.problems):
         if isinstance(record, BadRecord):
-            out.problems.append(f"{name}: {record}")
+            out.problems.append(printable(f"{name}: {record}"))
             continue
         if run_key(record.identity) != record.key:
-            out.problems.append(f"{name}: its key is not that of its configuration, code and seed")
+            out.problems.append(printable(name) + ": its key is not that of its configuration, code and seed")
             continue
         try:
             path = into.path(record.paper, record.scale, record.key)
         except ValueError as error:
-            out.problems.append(f"{name}: {error}")
+            out.problems.append(printable(f"{name}: {error}"))
             continue
         ours = into.get(record.paper, record.scale, record.key)
         finished = record.status in ("ok", "diverged")
@@ -141,7 +141,7 @@ def merge(source: Path | str, into: Store) -> Merged:
 
 
 def _label(record: Record) -> str:
-    return f"{record.paper} {record.setting}/{record.arm}, {record.scale}, seed {record.seed}"
+    return printable(f"{record.paper} {record.setting}/{record.arm}, {record.scale}, seed {record.seed}")
 
 
 def differences(ours: Record, theirs: Record) -> list[str]:
@@ -153,7 +153,7 @@ def differences(ours: Record, theirs: Record) -> list[str]:
         if x != y:
             out.append(f"{name} {x} and {y}")
     out += [part for part in ("curves", "tables") if a[part] != b[part]]
-    return out
+    return [printable(line) for line in out]
 
 
 def garbage(root: Path | str, papers: Mapping[str, Paper], now: float | None = None) -> Garbage:
@@ -177,7 +177,7 @@ def garbage(root: Path | str, papers: Mapping[str, Paper], now: float | None = N
         if isinstance(record, BadRecord):
             add(Path(name), f"unreadable: {record}")
         elif record.paper not in papers:
-            add(Path(name), f"there is no paper {record.paper}")
+            add(Path(name), printable(f"there is no paper {record.paper}"))
         elif record.status not in ("ok", "diverged"):
             add(Path(name), f"it ended in {record.status} and would be run again")
         elif is_stale(papers[record.paper], record):

@@ -70,7 +70,9 @@ class Record:
     @property
     def device_kind(self) -> str:
         """``cpu`` or ``cuda``, without the number of the device; ``cpu`` where the record does not say."""
-        return str(self.environment.get("hardware", {}).get("device", "cpu")).partition(":")[0]
+        hardware = self.environment.get("hardware")
+        named = hardware.get("device") if isinstance(hardware, dict) else None
+        return (named if isinstance(named, str) else "").partition(":")[0] or "cpu"
 
     def to_json(self) -> str:
         """One line of strict JSON, keys in the order of the fields, floats to 9 significant digits; sealed anew when it
@@ -78,8 +80,10 @@ class Record:
         content = plain(asdict(self))
         if not self.pictures:
             del content["pictures"]
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return _seal(text) if "digest" in self.provenance else text
+        if "digest" in self.provenance:
+            content["provenance"]["digest"] = ""
+            content["provenance"]["digest"] = hashlib.sha256(_text(content).encode()).hexdigest()
+        return _text(content)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Record:
@@ -145,6 +149,10 @@ class Record:
             values = raw.setdefault(name, {})
             if not set(map(type, values.values())) <= _NUMBERS:
                 raw[name] = {k: _number(name, k, v) for k, v in values.items()}
+        for name, kinds in _PARTS.items():
+            for part, value in raw.get(name, {}).items():
+                if type(value) not in kinds.get(part, kinds.get("", (type(value),))):
+                    raise BadRecord(f"{name}.{part} is {type(value).__name__}")
         for name, curve in raw.get("curves", {}).items():
             if not isinstance(curve, dict) or not all(isinstance(curve.get(axis), list) for axis in "xy"):
                 raise BadRecord(f"curve {name!r} has no x and y lists")
@@ -185,31 +193,36 @@ _TYPES: dict[str, type] = {
         dict,
     ),
 }
+#: Types of what is in a field and read by name; ``""`` stands for all of it.
+_PARTS: dict[str, dict[str, tuple[type, ...]]] = {
+    "environment": {"versions": (dict,), "hardware": (dict,)},
+    "provenance": {"wall_s": (int, float), "started": (str,), "commit": (str,), "digest": (str,)},
+    "error": {"": (str,)},
+}
 _REQUIRED = ("key", "paper", "setting", "arm", "scale", "seed", "status", "config", "code", "schema")
 assert {f.name for f in fields(Record)} == set(_TYPES)
 
+#: Integers beyond these are floats to most readers of JSON, so that they are written as such.
+_LEAST, _MOST = -(2**63), 2**64 - 1
 #: What JSON numbers become; bool is another type and does not pass.
 _NUMBERS = {int, float}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-_DIGEST = '"digest":"'
-
-
-def _seal(text: str) -> str:
-    # the last one: of what follows the provenance nothing has such a name, and a quote inside a string is escaped
-    head, mark, tail = text.rpartition(_DIGEST)
-    rest = tail[tail.find('"') :]
-    return head + mark + hashlib.sha256(f"{head}{mark}{rest}".encode()).hexdigest() + rest
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _intact(text: str | bytes, record: Record) -> bool:
+    digest = record.provenance["digest"]
     try:
         given = (text.decode() if isinstance(text, bytes) else text).strip()
-        if _DIGEST in given and _seal(given) == given:
+        # once at most: a quote inside a string is escaped, and no other field can hold the hash of all of them
+        head, found, rest = given.partition(f'"digest":"{digest}"')
+        if found and hashlib.sha256(f'{head}"digest":""{rest}'.encode()).hexdigest() == digest:
             return True
         # in another layout: the content counts
-        return json.loads(record.to_json())["provenance"]["digest"] == record.provenance["digest"]
+        return json.loads(record.to_json())["provenance"]["digest"] == digest
     except (ValueError, TypeError):
         return False
 
@@ -219,7 +232,19 @@ def _decode(text: str | bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(text)
+        return json.loads(text, parse_int=_whole)
+
+
+def _whole(digits: str) -> int | float:
+    value = float(digits)
+    return int(digits) if _LEAST <= value <= _MOST else value
+
+
+def _wide(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _number(where: str, name: str, value: Any) -> float:
@@ -230,18 +255,30 @@ def _number(where: str, name: str, value: Any) -> float:
     return value
 
 
+def printable(text: str) -> str:
+    """One line that a terminal shows and does not obey: control characters and the like as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def plain(value: Any) -> Any:
     """The value in JSON's types, as a record spells it. Raises TypeError for what is not plain."""
     if isinstance(value, float):
         if math.isfinite(value):
             return float(f"{value:.9g}")
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, str):
+        # halves of characters (of file names in messages, say) cannot be written
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {plain(str(k)): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    if value is None or isinstance(value, (str, int, bool)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if _LEAST <= value <= _MOST else plain(_wide(value))
     if hasattr(value, "item"):
         return plain(value.item())
     raise TypeError(f"a record holds plain values, not {type(value).__name__}")

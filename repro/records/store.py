@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro.records.schema import BadRecord, Record
+from repro.records.schema import BadRecord, Record, printable
 
-_SAFE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}\Z", re.IGNORECASE)
+_SAFE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}\Z", re.IGNORECASE | re.ASCII)
 
 
 class CannotStore(OSError):
@@ -111,7 +111,7 @@ def load(root: Path | str, scale: str | None = None) -> Loaded:
             try:
                 out.records.append(Record.from_json(text))
             except BadRecord as error:
-                out.problems.append(f"{name}: {error}")
+                out.problems.append(printable(f"{name}: {error}"))
     out.records.sort(key=lambda r: (r.paper, r.scale, r.setting, r.arm, r.seed, r.key))
     return out
 
@@ -141,7 +141,7 @@ def _texts(path: str, out: Loaded) -> Iterator[tuple[str, bytes]]:
         with open(path, "rb", buffering=0) as file:
             content = file.readall()
     except OSError as error:
-        out.problems.append(f"{path}: {error.strerror}")
+        out.problems.append(printable(f"{path}: {error.strerror}"))
         return
     if path.endswith(".json"):
         yield path, content
