@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -37,6 +38,8 @@ RETRIES = 3
 GRACE = 20.0
 #: Seconds between two looks at what the workers say.
 TICK = 0.25
+#: Seconds between two looks at how large the cluster is.
+LOOK = 1.0
 #: Seconds to wait for a cluster to answer.
 PATIENCE = 10.0
 #: Nothing of these is needed to carry out a run.
@@ -93,6 +96,8 @@ class Cluster:
             **(environment or {}),
         }
         self.flights: dict[Any, _Flight] = {}
+        #: when the size of the cluster was looked up, for what device, and what it was
+        self.seen: tuple[float, str, tuple[int, int]] = (-math.inf, "", (1, 0))
         #: runs whose worker was lost, with the number of the next attempt
         self.again: deque[tuple[Run, int]] = deque()
 
@@ -104,6 +109,7 @@ class Cluster:
                 raise NoCluster("the cluster has no accelerator, and --device cuda asks for one")
             self.board = _pinned(ray, remote.Board)
             self.shelf = _pinned(ray, remote.Shelf)
+            self.task = ray.remote(remote.task)  # once: the cluster keeps what is made of each such function
             waiting = deque(runs)
             while waiting or self.again or self.flights:
                 yield from self._hand(ray, waiting)
@@ -151,8 +157,7 @@ class Cluster:
         so that ten thousand runs cost no memory. Yields what another runner has carried out."""
         if not waiting and not self.again:
             return
-        places = self.slots or _places(ray, waiting[0].device if waiting else "cpu")
-        room = _memory(ray)
+        places, room = self._size(ray, (waiting[0] if waiting else self.again[0][0]).device)
         ahead = 0 if self.slots else max(2, places // 4)
         while (waiting or self.again) and len(self.flights) < places + ahead:
             if self.again:
@@ -165,13 +170,22 @@ class Cluster:
                 if mine is None:
                     return
                 run, attempt = mine, 1
-            task = ray.remote(remote.task).options(
+            task = self.task.options(
                 num_cpus=1, num_gpus=1 if run.device.startswith("cuda") else 0, memory=min(run.memory_limit, room),
                 max_retries=0,
                 name=run.label,
             )  # fmt: skip
             reference = task.remote(run, attempt, self.board, self.shelf, sys.version_info[:2])
             self.flights[reference] = _Flight(run, attempt, time.monotonic())
+
+    def _size(self, ray: Any, device: str) -> tuple[int, int]:
+        """Runs at a time, and bytes of the largest node; asked for once in a while, as nodes come and go."""
+        looked, device_then, found = self.seen
+        now = time.monotonic()
+        if device_then != device or now - looked > LOOK:
+            found = self.slots or _places(ray, device), _memory(ray)
+            self.seen = now, device, found
+        return found
 
     def _listen(self, ray: Any) -> None:
         """Take in what the workers said since the last time."""
