@@ -13,6 +13,7 @@ Every stated figure stands in this module, and is written beside the results. Im
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -54,6 +55,8 @@ FORWARD = {
 #: Examples of data sets whose trainings count epochs, and nodes of graphs that are trained whole.
 EXAMPLES = {"cifar100": 50_000, "cifar10": 45_000, "mnist": 55_000}
 NODES = {"dblp": 26_128}
+#: What profiles call the seconds that base models took to make, and whether this run made them.
+BASES = (("pretrain_s", "zoo_built"), ("base_pretrain_s", "base_zoo_built"), ("bench_train_s", "parts_built"))
 #: Rows of the vocabulary where the configuration leaves them to the tokenizer: that of DeepSeek-V2-Lite.
 VOCABULARY = 102_400
 
@@ -298,7 +301,7 @@ def check(records: Sequence[Record]) -> dict[str, Any] | None:
     """
     ordered = sorted(records, key=started)
     walls = [float(r.provenance["wall_s"]) for r in ordered]
-    gap = max((started(b) - started(a) for a, b in zip(ordered, ordered[1:], strict=False)), default=0.0)
+    gap = max((started(b) - started(a) for a, b in itertools.pairwise(ordered)), default=0.0)
     if len(ordered) < 10 or gap > max(60.0, max(walls)):
         return None
     took = max(started(r) + w for r, w in zip(ordered, walls, strict=True)) - started(ordered[0])
@@ -376,6 +379,7 @@ def tables(document: Mapping[str, Any]) -> str:
     written = len(document["papers"])
     drawn = a["papers"] - written
     one = next(c for c in gpu if c["factor"] == 1)
+    planned = {(c["slots"], c["factor"]): c for c in gpu if c["order"] == "plan"}
     out = [
         f"{document['started'][:10]}, from {a['records']:,} records: {a['papers']} papers, {a['seeds']} seeds, "
         f"{between(one['runs'], lambda v: f'{v:,.0f}')} runs, {between(one['hours'])} of one GPU. {written} papers are "
@@ -392,10 +396,7 @@ def tables(document: Mapping[str, Any]) -> str:
         pages.table(
             ["GPUs", *(f"x {f:g}" for f in FACTORS)],
             [
-                [f"{slots}", *(
-                    between(next(c for c in gpu if (c["slots"], c["factor"], c["order"]) == (slots, f, "plan"))["makespan_h"])
-                    for f in FACTORS
-                )]
+                [f"{slots}", *(between(planned[slots, f]["makespan_h"]) for f in FACTORS)]
                 for slots in SLOTS
             ], "lrrr",
         ),
@@ -413,8 +414,8 @@ def tables(document: Mapping[str, Any]) -> str:
             ], "llrrrr",
         ),
         *(f"{slug}: drawn, as {why} is not known." for slug, why in document["missing"].items()),
-        "The laptop scale of the papers that are there, whose durations are measured; base models are made where no run "
-        "that ended has made them:",
+        "The laptop scale of the papers that are there, whose durations are measured; a run makes its base model where "
+        "none that has ended did:",
         pages.table(
             ["cores", "order", "makespan", "cores busy", "longest run"],
             [

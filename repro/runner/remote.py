@@ -102,8 +102,8 @@ def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]
 
 
 def wait_for(reference: Any, seconds: float | None = None) -> Any:
-    """What an actor answers. `ray.get` would give this worker's core away meanwhile, and a run more than there are cores
-    would begin on it.
+    """What an actor answers. `ray.get` would give this worker's core away meanwhile, and one run more than there are
+    cores would begin.
 
     Raises what the actor raised, RayError when it is lost, TimeoutError.
     """
