@@ -3,8 +3,9 @@
 The runs sleep (`repro.bench.sleeping`), so that 64 places need no 64 cores. Every measurement is a process of its own
 that calls `repro.runner.execute` as ``repro run`` does, on a cluster of one node that claims to have so many cores.
 
-    python -m repro.bench.scaling               # as committed: about a quarter of an hour
-    python -m repro.bench.scaling --quick       # seconds, written nowhere
+    python -m repro.bench.scaling               # as committed: about half an hour
+    python -m repro.bench.scaling --again       # only what has no figures yet
+    python -m repro.bench.scaling --quick       # a minute, written nowhere
 
 Imports no torch.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import heapq
 import json
 import os
 import subprocess
@@ -28,7 +28,7 @@ from typing import Any
 from repro import papers
 from repro.bench import pages
 from repro.bench.document import begin
-from repro.bench.sleeping import MEAN, MEMORY, ZERO, naps
+from repro.bench.sleeping import DOOR, MEAN, MEMORY, ZERO, naps
 from repro.records import Record, Store
 from repro.records.provenance import commit, environment
 from repro.runner import Silent, execute
@@ -43,12 +43,17 @@ GROWTH = 32 * 2**20
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: so many naps for each place, after one for each with which the workers start."""
+    """One measurement: so many naps for each place, after one for each that ends when all places are open."""
 
     executor: Executor
     slots: int
     mean: float
     per_slot: int
+
+    @property
+    def name(self) -> tuple[str, float, int]:
+        """By which its figures are found again."""
+        return self.executor, -self.mean, self.slots
 
     @property
     def count(self) -> int:
@@ -57,9 +62,9 @@ class Case:
 
 
 CASES = (
-    *(Case(executor, slots, 10.0, 10) for slots in (1, 8, 64) for executor in ("local", "ray")),
-    *(Case(executor, 64, 2.0, 20) for executor in ("local", "ray")),
-    *(Case(executor, 8, 0.0, 1249) for executor in ("local", "ray")),
+    *(Case(executor, slots, 20.0, 10) for slots in (64, 8) for executor in ("ray", "local")),
+    *(Case(executor, 8, 0.0, 1249) for executor in ("ray", "local")),
+    *(Case(executor, 64, 2.0, 20) for executor in ("ray", "local")),
 )  # fmt: skip
 QUICK = (Case("ray", 4, 0.5, 4), Case("local", 4, 0.5, 4), Case("ray", 4, 0.0, 49), Case("local", 4, 0.0, 49))
 
@@ -77,18 +82,25 @@ class Watch(Silent):
             self.bytes.append((self.done, resident(os.getpid())))
 
 
+def cluster(slots: int, attempts: int = 5) -> Any:
+    """A node that claims to have so many cores. Ray gives up a start that takes half a minute: on a busy machine it is
+    tried again."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": slots, "memory": 2 * slots * MEMORY, "include_dashboard": False}
+    for _ in range(attempts - 1):
+        with contextlib.suppress(Exception):
+            return Cluster(initialize_head=True, head_node_args=node)
+    return Cluster(initialize_head=True, head_node_args=node)
+
+
 @contextlib.contextmanager
 def places(executor: Executor, slots: int) -> Iterator[str | None]:
     """The address of a cluster with so many cores; None for local processes."""
     if executor == "local":
         yield None
         return
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": slots, "memory": 2 * slots * MEMORY, "include_dashboard": False},
-    )
+    made = cluster(slots)
     try:
         yield made.address
     finally:
@@ -97,12 +109,14 @@ def places(executor: Executor, slots: int) -> Iterator[str | None]:
 
 def measure(case: Case, store: Path) -> dict[str, Any]:
     """Carry out one case in this process."""
-    os.environ |= {MEAN: str(case.mean), ZERO: str(time.time())}
+    door = store / "door"
+    door.mkdir(parents=True)
+    os.environ |= {MEAN: str(case.mean), ZERO: str(time.time()), DOOR: f"{door}:{case.slots}"}
     plan, watch = naps(case.count), Watch(max(1, case.count // 100))
     with places(case.executor, case.slots) as address:
         called = time.time()
         more = {"workers": case.slots} if address is None else {"address": address}
-        summary = execute(plan, Store(store), executor=case.executor, progress=watch, **more)  # type: ignore[arg-type]
+        summary = execute(plan, Store(store / "records"), executor=case.executor, progress=watch, **more)  # type: ignore[arg-type]
         wall = time.time() - called
     if summary.ran != case.count or summary.failed:
         raise RuntimeError(f"{summary.ran} of {case.count} runs, {len(summary.failed)} failed")
@@ -119,24 +133,17 @@ def share(found: Sequence[Mapping[str, float]], slots: int) -> dict[str, Any]:
 
     ``efficiency`` is that part; ``list_scheduling`` what a scheduler without any cost has on the same runs: at the end
     of a plan places wait for the last runs, whoever hands them out.
+
+    Args:
+        found: metrics of the naps, first those that waited for all places to be open.
     """
-    spans = sorted((run["began_s"], run["began_s"] + run["nap_s"]) for run in found)
-    ends: list[float] = []
-    full = None
-    for start, end in spans:
-        while ends and ends[0] <= start:
-            heapq.heappop(ends)
-        heapq.heappush(ends, end)
-        if len(ends) == slots:
-            full = start
-            break
-    if full is None:
-        return {"error": f"the {slots} places were never open together"}
-    # what is left of the runs in progress when the last place opens, then the others in the order of their beginning
-    left = [end - max(start, full) for start, end in spans if end > full]
-    window = max(end for _, end in spans) - full
+    opened = max(run["began_s"] for run in found[:slots])
+    began = max(run["began_s"] + run["nap_s"] for run in found[:slots])
+    spans = sorted((run["began_s"], run["began_s"] + run["nap_s"]) for run in found[slots:])
+    left = [end - max(start, began) for start, end in spans if end > began]
+    window = max(end for _, end in spans) - began
     return {
-        "start_s": round(full - spans[0][0], 3),
+        "start_s": round(opened - min(run["began_s"] for run in found), 3),
         "window_s": round(window, 3),
         "efficiency": round(sum(left) / (slots * window), 4),
         "list_scheduling": round(simulate([Job(seconds) for seconds in left], slots).utilisation, 4),
@@ -171,6 +178,11 @@ def run(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
             cell = json.loads(done.stdout.splitlines()[-1])
         print(f"  {cell.get('error') or summary(cell)}", file=sys.stderr)
         yield {**cell, "load": load}
+
+
+def name(cell: Mapping[str, Any]) -> tuple[str, float, int]:
+    """That of the case."""
+    return cell["executor"], -cell["mean_nap_s"], cell["slots"]
 
 
 def summary(cell: Mapping[str, Any]) -> str:
@@ -229,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the document and the section; 1 when a case did not end well."""
     asked = argparse.ArgumentParser(prog="repro.bench.scaling", description=__doc__.partition("\n")[0])
     asked.add_argument("--quick", action="store_true", help="a few small cases, written nowhere")
+    asked.add_argument("--again", action="store_true", help="only the cases that have no figures yet")
     asked.add_argument("--case", nargs=4, metavar=("EXECUTOR", "SLOTS", "MEAN", "PER_SLOT"), help=argparse.SUPPRESS)
     given = asked.parse_args(argv)
     if given.case:
@@ -236,11 +249,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(Case(executor, int(slots), float(mean), int(per_slot)), Path(folder))))
         return 0
-    began = begin()
-    cells: list[dict[str, Any]] = []
-    document = {**began, "environment": environment(), "provenance": commit(), "cells": cells}
-    for cell in run(QUICK if given.quick else CASES):
+    kept = pages.read().get("scaling", {}).get("cells", []) if given.again else []
+    cells = [c for c in kept if "error" not in c]
+    document = {**begin(), "environment": environment(), "provenance": commit(), "cells": cells}
+    cases = QUICK if given.quick else [case for case in CASES if case.name not in map(name, cells)]
+    for cell in run(cases):
         cells.append(cell)
+        cells.sort(key=name)
         if not given.quick:  # what is measured is kept, whatever comes of the rest
             pages.keep("scaling", document)
     if given.quick:
