@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -31,20 +32,23 @@ ROUNDS = int(os.environ.get("REPRO_FAULT_ROUNDS", "3"))
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-    import sys
+    import pickle, sys
     from repro.records import Store
     from repro.runner import execute
-    from tests.runner.test_runner import runs
     if __name__ == "__main__":
-        summary = execute(runs("slow", int(sys.argv[2])), Store(sys.argv[1]), workers=2)
+        with open(sys.argv[2], "rb") as file:
+            runs = pickle.load(file)
+        summary = execute(runs, Store(sys.argv[1]), workers=2)
         print(summary.ran, summary.cached, len(summary.failed), flush=True)
 """
 
 
 def start(tmp_path, seeds):
+    """A runner; its plan is made here, so that it is soon at work."""
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    (tmp_path / "plan").write_bytes(pickle.dumps(runs("slow", seeds)))
     return subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "store"), str(seeds)],
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "store"), str(tmp_path / "plan")],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
 
