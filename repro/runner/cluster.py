@@ -40,7 +40,7 @@ GRACE = 20.0
 TICK = 0.25
 #: Seconds between two looks at how large the cluster is.
 LOOK = 1.0
-#: Seconds to wait for a cluster to answer.
+#: Seconds to wait for a cluster, or one of its actors, to answer.
 PATIENCE = 10.0
 #: Nothing of these is needed to carry out a run.
 LEFT_AT_HOME = (
@@ -96,6 +96,8 @@ class Cluster:
             **(environment or {}),
         }
         self.flights: dict[Any, _Flight] = {}
+        #: what the board was asked and has not answered yet
+        self.asked: list[Any] = []
         #: when the size of the cluster was looked up, for what device, and what it was
         self.seen: tuple[float, str, tuple[int, int]] = (-math.inf, "", (1, 0))
         #: runs whose worker was lost, with the number of the next attempt
@@ -187,13 +189,22 @@ class Cluster:
             self.seen = now, device, found
         return found
 
-    def _listen(self, ray: Any) -> None:
-        """Take in what the workers said since the last time."""
-        try:
-            events = ray.get(self.board.drain.remote(), timeout=10)
-        except Exception:  # the board went with its node; runs go on, their steps are not seen
-            self.board = _pinned(ray, remote.Board)
-            return
+    def _listen(self, ray: Any, seconds: float = TICK) -> None:
+        """Take in what the workers said since the last time; what the board does not tell within so many seconds, as it
+        does not on a busy machine, the next time."""
+        if len(self.asked) < 2:
+            self.asked.append(self.board.drain.remote())
+        events: list[tuple[Any, ...]] = []
+        while self.asked:
+            ready, _ = ray.wait(self.asked[:1], num_returns=1, timeout=seconds)
+            if not ready:
+                break
+            try:
+                events += ray.get(self.asked.pop(0))
+            except Exception:  # the board went with its node; runs go on, their steps are not seen
+                self.asked.clear()
+                self.board = _pinned(ray, remote.Board)
+                break
         by_run = {(f.run.key, f.attempt): f for f in self.flights.values()}
         for kind, key, attempt, *rest in events:
             flight = by_run.get((key, attempt))
@@ -231,7 +242,7 @@ class Cluster:
         except (ray.exceptions.RayTaskError, BadRecord) as error:
             yield self._failed(flight, "failed", str(error).strip().splitlines()[-1], describe(error)["traceback"])
         except ray.exceptions.RayError as error:
-            self._listen(ray)  # its last words may have come meanwhile
+            self._listen(ray, PATIENCE)  # its last words may have come meanwhile
             if flight.ended is not None:
                 yield self._failed(flight, *flight.ended)
             elif flight.attempt <= RETRIES:
