@@ -62,9 +62,9 @@ class Case:
 
 
 CASES = (
-    *(Case(executor, slots, 20.0, 10) for slots in (64, 8) for executor in ("ray", "local")),
-    *(Case(executor, 8, 0.0, 1249) for executor in ("ray", "local")),
-    *(Case(executor, 64, 2.0, 20) for executor in ("ray", "local")),
+    *(Case(executor, slots, 20.0, 10) for slots in (8, 16, 64) for executor in ("local", "ray")),
+    *(Case(executor, 8, 0.0, 1249) for executor in ("local", "ray")),
+    *(Case(executor, 64, 2.0, 20) for executor in ("local", "ray")),
 )  # fmt: skip
 QUICK = (Case("ray", 4, 0.5, 4), Case("local", 4, 0.5, 4), Case("ray", 4, 0.0, 49), Case("local", 4, 0.0, 49))
 
@@ -242,6 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = argparse.ArgumentParser(prog="repro.bench.scaling", description=__doc__.partition("\n")[0])
     asked.add_argument("--quick", action="store_true", help="a few small cases, written nowhere")
     asked.add_argument("--again", action="store_true", help="only the cases that have no figures yet")
+    asked.add_argument("--executor", choices=("local", "ray"), help="only the cases of this one")
+    asked.add_argument("--slots", type=int, help="only the cases with so many places")
     asked.add_argument("--case", nargs=4, metavar=("EXECUTOR", "SLOTS", "MEAN", "PER_SLOT"), help=argparse.SUPPRESS)
     given = asked.parse_args(argv)
     if given.case:
@@ -252,7 +254,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = pages.read().get("scaling", {}).get("cells", []) if given.again else []
     cells = [c for c in kept if "error" not in c]
     document = {**begin(), "environment": environment(), "provenance": commit(), "cells": cells}
-    cases = QUICK if given.quick else [case for case in CASES if case.name not in map(name, cells)]
+    cases = [
+        case for case in (QUICK if given.quick else CASES)
+        if case.name not in map(name, cells)
+        and given.executor in (None, case.executor) and given.slots in (None, case.slots)
+    ]  # fmt: skip
     for cell in run(cases):
         cells.append(cell)
         cells.sort(key=name)
