@@ -36,7 +36,7 @@ PAPERS, SEEDS = 85, 5
 SLOTS = (8, 64, 512)
 FACTORS = (0.5, 1.0, 2.0)
 #: Times that the papers which are not written are drawn.
-DRAWS = 200
+DRAWS = 100
 #: Parameters of models of the hub.
 HUB = {
     "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": 1.10e9,
