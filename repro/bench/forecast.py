@@ -35,6 +35,8 @@ from repro.runner.simulate import Job, Order, Schedule, scaled, simulate
 PAPERS, SEEDS = 85, 5
 SLOTS = (8, 64, 512)
 FACTORS = (0.5, 1.0, 2.0)
+#: Seconds that presets allow a run of the gpu scale.
+LIMIT = 3600
 #: Times that the papers which are not written are drawn.
 DRAWS = 100
 #: Parameters of models of the hub.
@@ -373,6 +375,16 @@ def percent(value: float) -> str:
 ORDERS: dict[Order, str] = {"plan": "as planned", "longest": "longest first"}
 
 
+def over_limit(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on the papers whose runs would be ended if they took twice as long."""
+    named = [p["paper"] for p in parts if p["longest_s"] * max(FACTORS) > LIMIT]
+    if not named:
+        return []
+    return [
+        f"Twice as long, the longest runs of {', '.join(named)} would pass the hour that a run may take, and be ended."
+    ]
+
+
 def tables(document: Mapping[str, Any]) -> str:
     """The section of docs/scale-out.md."""
     a, gpu = document["assumed"], document["gpu"]
@@ -400,6 +412,7 @@ def tables(document: Mapping[str, Any]) -> str:
                 for slots in SLOTS
             ], "lrrr",
         ),
+        *over_limit(document["papers"]),
         f"No record of this scale exists yet. Seconds at gpu scale = seconds of the laptop's record x work of the gpu "
         f"preset over work of the laptop's x FLOP/s that the laptop sustained (its own per paper, "
         f"{a['laptop_flops'] / 1e9:.0f} GFLOP/s where it was not timed) over {a['flops'] / 1e12:.0f} TFLOP/s, at least "
