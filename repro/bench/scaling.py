@@ -203,17 +203,17 @@ def tables(document: Mapping[str, Any]) -> str:
         [
             c["executor"], f"{c['slots']}", f"{c['mean_nap_s']:g} s", f"{c['runs']:,}", f"{c['start_s']:.0f} s",
             f"{c['efficiency']:.3f}", f"{c['list_scheduling']:.3f}",
-            f"{c['efficiency'] / c['list_scheduling']:.3f}",
+            f"{c['efficiency'] / c['list_scheduling']:.3f}", f"{c['load']:.0f}",
         ]
         for c in cells if "efficiency" in c
     ]  # fmt: skip
     out = [
         f"Measured {document['started'][:10]} on {hardware['cores']} cores ({hardware['cpu']}, "
-        f"{hardware['memory_gib']:g} GiB), load average before each case "
-        f"{min(c['load'] for c in cells):g} to {max(c['load'] for c in cells):g}.",
+        f"{hardware['memory_gib']:g} GiB). The load is how many processes wanted to run just before a case (an average "
+        f"over a minute): above the number of cores, runs wait for the machine and not for the executor.",
         pages.table(
-            ["executor", "places", "mean nap", "runs", "all open after", "efficiency", "without any cost", "ratio"],
-            rows, "lrrrrrrr",
+            ["executor", "places", "mean nap", "runs", "all open after", "efficiency", "without any cost", "ratio", "load before"],
+            rows, "lrrrrrrrr",
         ),
     ]  # fmt: skip
     many = [

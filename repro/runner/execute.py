@@ -155,7 +155,7 @@ class _Pool:
         self.workers: list[_Worker] = []
 
     def carry_out(self, runs: Sequence[Run]) -> Iterator[Record]:
-        waiting = deque(runs)
+        waiting, looked = deque(runs), 0.0
         try:
             while waiting or any(w.run for w in self.workers):
                 while waiting and len(self.workers) < self.count:
@@ -169,13 +169,18 @@ class _Pool:
                             yield record
                         else:
                             break
-                ready = multiprocessing.connection.wait([w.pipe for w in self.workers], timeout=TICK)
+                ready = set(multiprocessing.connection.wait([w.pipe for w in self.workers], timeout=TICK))
+                look = time.monotonic() - looked >= TICK
+                looked = time.monotonic() if look else looked
                 for worker in list(self.workers):
                     record = self._hear(worker) if worker.pipe in ready else None
-                    record = record or self._over_limit(worker)
+                    if record is None and look:  # not at every word of one of them
+                        record = self._over_limit(worker)
                     if record is not None:
                         yield record
         finally:
+            for worker in self.workers:
+                worker.pipe.close()  # all at once: the idle ones go while the first is waited for
             for worker in self.workers:
                 self._end(worker)
 
