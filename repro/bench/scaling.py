@@ -212,7 +212,8 @@ def tables(document: Mapping[str, Any]) -> str:
         f"{hardware['memory_gib']:g} GiB). The load is how many processes wanted to run just before a case (an average "
         f"over a minute): above the number of cores, runs wait for the machine and not for the executor.",
         pages.table(
-            ["executor", "places", "mean nap", "runs", "all open after", "efficiency", "without any cost", "ratio", "load before"],
+            ["executor", "places", "mean nap", "runs", "all open after", "efficiency", "without any cost", "ratio",
+             "load before"],
             rows, "lrrrrrrrr",
         ),
     ]  # fmt: skip
