@@ -149,5 +149,17 @@ def bench(session: nox.Session) -> None:
     run(session, "repro", "bench", *session.posargs)
 
 
+@nox.session
+def scaling(session: nox.Session) -> None:
+    """Measure how many places the executors keep busy, and what 10,000 runs cost; half an hour. Writes docs/."""
+    run(session, "repro.bench.scaling", *session.posargs)
+
+
+@nox.session
+def forecast(session: nox.Session) -> None:
+    """Simulate the whole suite on 8, 64 and 512 accelerators, from measured run times. Writes docs/."""
+    run(session, "repro.bench.forecast", *session.posargs)
+
+
 for paper in sorted((ROOT / "papers").glob("[a-z]*/paper.py")):
     paper_session(paper.parent)

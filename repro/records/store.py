@@ -88,10 +88,14 @@ class Store:
     def _cannot(self, error: OSError) -> CannotStore:
         return CannotStore(f"records cannot be written to {self.root}: {error.strerror or error}")
 
+    def read(self, paper: str, scale: str, key: str) -> Record:
+        """The record with that key, however it ended. Raises OSError where there is none, BadRecord."""
+        return Record.from_json(self.path(paper, scale, key).read_bytes())
+
     def get(self, paper: str, scale: str, key: str) -> Record | None:
         """The finished (``ok`` or ``diverged``) record with that key, or None; an unreadable file counts as absent."""
         try:
-            record = Record.from_json(self.path(paper, scale, key).read_bytes())
+            record = self.read(paper, scale, key)
         except (OSError, BadRecord):
             return None
         return record if record.status in ("ok", "diverged") else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -37,7 +38,9 @@ RETRIES = 3
 GRACE = 20.0
 #: Seconds between two looks at what the workers say.
 TICK = 0.25
-#: Seconds to wait for a cluster to answer.
+#: Seconds between two looks at how large the cluster is.
+LOOK = 1.0
+#: Seconds to wait for a cluster, or one of its actors, to answer.
 PATIENCE = 10.0
 #: Nothing of these is needed to carry out a run.
 LEFT_AT_HOME = (
@@ -93,6 +96,10 @@ class Cluster:
             **(environment or {}),
         }
         self.flights: dict[Any, _Flight] = {}
+        #: what the board was asked and has not answered yet
+        self.asked: list[Any] = []
+        #: when the size of the cluster was looked up, for what device, and what it was
+        self.seen: tuple[float, str, tuple[int, int]] = (-math.inf, "", (1, 0))
         #: runs whose worker was lost, with the number of the next attempt
         self.again: deque[tuple[Run, int]] = deque()
 
@@ -104,6 +111,7 @@ class Cluster:
                 raise NoCluster("the cluster has no accelerator, and --device cuda asks for one")
             self.board = _pinned(ray, remote.Board)
             self.shelf = _pinned(ray, remote.Shelf)
+            self.task = ray.remote(remote.task)  # once: the cluster keeps what is made of each such function
             waiting = deque(runs)
             while waiting or self.again or self.flights:
                 yield from self._hand(ray, waiting)
@@ -151,8 +159,7 @@ class Cluster:
         so that ten thousand runs cost no memory. Yields what another runner has carried out."""
         if not waiting and not self.again:
             return
-        places = self.slots or _places(ray, waiting[0].device if waiting else "cpu")
-        room = _memory(ray)
+        places, room = self._size(ray, (waiting[0] if waiting else self.again[0][0]).device)
         ahead = 0 if self.slots else max(2, places // 4)
         while (waiting or self.again) and len(self.flights) < places + ahead:
             if self.again:
@@ -165,7 +172,7 @@ class Cluster:
                 if mine is None:
                     return
                 run, attempt = mine, 1
-            task = ray.remote(remote.task).options(
+            task = self.task.options(
                 num_cpus=1, num_gpus=1 if run.device.startswith("cuda") else 0, memory=min(run.memory_limit, room),
                 max_retries=0,
                 name=run.label,
@@ -173,13 +180,31 @@ class Cluster:
             reference = task.remote(run, attempt, self.board, self.shelf, sys.version_info[:2])
             self.flights[reference] = _Flight(run, attempt, time.monotonic())
 
-    def _listen(self, ray: Any) -> None:
-        """Take in what the workers said since the last time."""
-        try:
-            events = ray.get(self.board.drain.remote(), timeout=10)
-        except Exception:  # the board went with its node; runs go on, their steps are not seen
-            self.board = _pinned(ray, remote.Board)
-            return
+    def _size(self, ray: Any, device: str) -> tuple[int, int]:
+        """Runs at a time, and bytes of the largest node; asked for once in a while, as nodes come and go."""
+        looked, device_then, found = self.seen
+        now = time.monotonic()
+        if device_then != device or now - looked > LOOK:
+            found = self.slots or _places(ray, device), _memory(ray)
+            self.seen = now, device, found
+        return found
+
+    def _listen(self, ray: Any, seconds: float = TICK) -> None:
+        """Take in what the workers said since the last time; what the board does not tell within so many seconds, as it
+        does not on a busy machine, the next time."""
+        if len(self.asked) < 2:
+            self.asked.append(self.board.drain.remote())
+        events: list[tuple[Any, ...]] = []
+        while self.asked:
+            ready, _ = ray.wait(self.asked[:1], num_returns=1, timeout=seconds)
+            if not ready:
+                break
+            try:
+                events += ray.get(self.asked.pop(0))
+            except Exception:  # the board went with its node; runs go on, their steps are not seen
+                self.asked.clear()
+                self.board = _pinned(ray, remote.Board)
+                break
         by_run = {(f.run.key, f.attempt): f for f in self.flights.values()}
         for kind, key, attempt, *rest in events:
             flight = by_run.get((key, attempt))
@@ -217,7 +242,7 @@ class Cluster:
         except (ray.exceptions.RayTaskError, BadRecord) as error:
             yield self._failed(flight, "failed", str(error).strip().splitlines()[-1], describe(error)["traceback"])
         except ray.exceptions.RayError as error:
-            self._listen(ray)  # its last words may have come meanwhile
+            self._listen(ray, PATIENCE)  # its last words may have come meanwhile
             if flight.ended is not None:
                 yield self._failed(flight, *flight.ended)
             elif flight.attempt <= RETRIES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -28,14 +29,23 @@ TICK = 0.5
 
 @dataclass
 class Summary:
-    """What an execution did: the records of the whole plan, in its order, whether run now or found."""
+    """What an execution did."""
 
-    records: list[Record] = field(default_factory=list)
+    runs: Sequence[Run]
+    store: Store
     ran: int = 0
     cached: int = 0
     failed: list[Record] = field(default_factory=list)
     interrupted: bool = False
     wall_s: float = 0.0
+    ended: set[str] = field(default_factory=set)
+    """Keys of the runs that have a record."""
+
+    @functools.cached_property
+    def records(self) -> list[Record]:
+        """The records of the whole plan, in its order, whether run now or found; read when they are asked for, so that
+        a long plan takes no memory while it is carried out."""
+        return [self.store.read(run.paper, run.scale, run.key) for run in self.runs if run.key in self.ended]
 
 
 def default_store() -> Store:
@@ -75,10 +85,10 @@ def execute(
     """
     clock = time.monotonic()
     show = progress or Silent()
-    found = {run.key: record for run in runs if (record := store.get(run.paper, run.scale, run.key)) is not None}
-    todo = [run for run in {r.key: r for r in runs}.values() if run.key not in found]
-    summary = Summary(cached=len(found))
-    done: dict[str, Record] = dict(found)
+    plan = {run.key: run for run in runs}
+    found = {run.key for run in plan.values() if store.get(run.paper, run.scale, run.key) is not None}
+    todo = [run for run in plan.values() if run.key not in found]
+    summary = Summary(runs, store, cached=len(found), ended=found)
     reserved = Reservations(store)
     if todo:
         store.check()
@@ -91,10 +101,12 @@ def execute(
         count = min(workers if workers is not None else default_workers(runs[0].device if runs else "cpu"), len(todo))
         carrying = _here(todo, reserved, show) if count == 0 else _Pool(count, reserved, show).carry_out(todo)
     with show:
-        show.start(todo, len(found), count)
+        show.start(todo, summary.cached, count)
         try:
             for record in carrying:
-                done[record.key] = record
+                summary.ended.add(record.key)
+                if record.status not in ("ok", "diverged"):
+                    summary.failed.append(record)
                 others = record.key in reserved.others
                 summary.cached += others
                 summary.ran += not others
@@ -103,8 +115,8 @@ def execute(
             summary.interrupted = True
         finally:
             reserved.close()
-    summary.records = [done[run.key] for run in runs if run.key in done]
-    summary.failed = [r for r in summary.records if r.status not in ("ok", "diverged")]
+    place = {key: number for number, key in enumerate(plan)}
+    summary.failed.sort(key=lambda record: place[record.key])
     summary.wall_s = time.monotonic() - clock
     return summary
 
@@ -143,7 +155,7 @@ class _Pool:
         self.workers: list[_Worker] = []
 
     def carry_out(self, runs: Sequence[Run]) -> Iterator[Record]:
-        waiting = deque(runs)
+        waiting, looked = deque(runs), 0.0
         try:
             while waiting or any(w.run for w in self.workers):
                 while waiting and len(self.workers) < self.count:
@@ -157,13 +169,18 @@ class _Pool:
                             yield record
                         else:
                             break
-                ready = multiprocessing.connection.wait([w.pipe for w in self.workers], timeout=TICK)
+                ready = set(multiprocessing.connection.wait([w.pipe for w in self.workers], timeout=TICK))
+                look = time.monotonic() - looked >= TICK
+                looked = time.monotonic() if look else looked
                 for worker in list(self.workers):
                     record = self._hear(worker) if worker.pipe in ready else None
-                    record = record or self._over_limit(worker)
+                    if record is None and look:  # not at every word of one of them
+                        record = self._over_limit(worker)
                     if record is not None:
                         yield record
         finally:
+            for worker in self.workers:
+                worker.pipe.close()  # all at once: the idle ones go while the first is waited for
             for worker in self.workers:
                 self._end(worker)
 

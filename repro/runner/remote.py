@@ -89,16 +89,25 @@ def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]
 
     def last_words(status: str, message: str) -> None:
         with contextlib.suppress(Exception):
-            ray.get(board.tell.remote("end", run.key, attempt, status, message), timeout=5)
+            wait_for(board.tell.remote("end", run.key, attempt, status, message), 5)
 
     with contextlib.suppress(ray.exceptions.RayError):  # without a shelf the run makes its base models itself
-        take_down(ray, shelf)
+        take_down(shelf)
     before = set(shelved(cache_dir()))
     with _watch(run, last_words):
         record = carry_out(run, progress)
     with contextlib.suppress(ray.exceptions.RayError):
-        put_up(ray, shelf, before)
+        put_up(shelf, before)
     return record.to_json()
+
+
+def wait_for(reference: Any, seconds: float | None = None) -> Any:
+    """What an actor answers. `ray.get` would give this worker's core away meanwhile, and one run more than there are
+    cores would begin.
+
+    Raises what the actor raised, RayError when it is lost, TimeoutError.
+    """
+    return reference.future().result(seconds)
 
 
 @contextlib.contextmanager
@@ -139,22 +148,22 @@ def shelved(root: Path) -> dict[str, Path]:
     }  # fmt: skip
 
 
-def take_down(ray: Any, shelf: Any) -> None:
+def take_down(shelf: Any) -> None:
     """Fetch what the shelf has and this node has not."""
     root = cache_dir()
     have = shelved(root)
-    for name in ray.get(shelf.names.remote()):
+    for name in wait_for(shelf.names.remote()):
         if name not in have:
-            unpack(ray.get(shelf.give.remote(name)), root, name)
+            unpack(wait_for(shelf.give.remote(name)), root, name)
 
 
-def put_up(ray: Any, shelf: Any, before: set[str]) -> None:
+def put_up(shelf: Any, before: set[str]) -> None:
     """Give the shelf what came to this node's cache since it held the names in ``before``."""
     new = {name: place for name, place in shelved(cache_dir()).items() if name not in before}
-    there = set(ray.get(shelf.names.remote())) if new else set()
+    there = set(wait_for(shelf.names.remote())) if new else set()
     for name, place in new.items():
         if name not in there:
-            ray.get(shelf.keep.remote(name, pack(place)))
+            wait_for(shelf.keep.remote(name, pack(place)))
 
 
 def pack(place: Path) -> bytes:

@@ -138,7 +138,14 @@ def serve(connection: Any, store_root: str | None) -> None:
     from repro.records import CannotStore, Store
 
     store = Store(store_root) if store_root else None
-    progress = throttled(lambda *step: connection.send(("step", *step)), 0.2)
+
+    def tell(*step: Any) -> None:
+        try:
+            connection.send(("step", *step))
+        except OSError:  # the runner is gone; that is no failure of this run, and leaves no record of one
+            raise SystemExit from None
+
+    progress = throttled(tell, 0.2)
     try:
         while True:
             run = connection.recv()

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import pytest
 
+from repro.bench import sleeping
 from repro.records import Store
 from repro.runner import NoCluster, Silent, execute, plan
 from repro.runner.cluster import Cluster
@@ -76,6 +77,16 @@ def test_the_code_travels_and_workers_stay(carry_out):
     records = carry_out(runs("where", 4))
     assert all(str(ROOT) not in r.data["file"] for r in records), "from the working directory that was sent"
     assert len({r.metrics["pid"] for r in records}) <= 2, "a process for each place, not for each run"
+
+
+def test_no_more_runs_go_on_than_there_are_cores(tmp_path, address):
+    """Not even while a run waits for an actor."""
+    settings = {"PYTHONPATH": str(ROOT), sleeping.MEAN: "0.2", sleeping.ZERO: str(time.time())}
+    cluster = Cluster(Reservations(Store(tmp_path)), Silent(), address, environment=settings)
+    metrics = [record.metrics for record in cluster.carry_out(sleeping.naps(40))]
+    spans = [(m["began_s"], m["began_s"] + m["nap_s"]) for m in metrics]
+    assert len(spans) == 40
+    assert max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans) == 2
 
 
 def test_runs_that_go_wrong_are_recorded_and_the_others_go_on(carry_out, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -31,20 +32,23 @@ ROUNDS = int(os.environ.get("REPRO_FAULT_ROUNDS", "3"))
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-    import sys
+    import pickle, sys
     from repro.records import Store
     from repro.runner import execute
-    from tests.runner.test_runner import runs
     if __name__ == "__main__":
-        summary = execute(runs("slow", int(sys.argv[2])), Store(sys.argv[1]), workers=2)
+        with open(sys.argv[2], "rb") as file:
+            runs = pickle.load(file)
+        summary = execute(runs, Store(sys.argv[1]), workers=2)
         print(summary.ran, summary.cached, len(summary.failed), flush=True)
 """
 
 
 def start(tmp_path, seeds):
+    """A runner; its plan is made here, so that it is soon at work."""
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    (tmp_path / "plan").write_bytes(pickle.dumps(runs("slow", seeds)))
     return subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "store"), str(seeds)],
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "store"), str(tmp_path / "plan")],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
 
@@ -59,16 +63,18 @@ def settled(tmp_path, store, todo):
 
 
 def test_kills_at_random_moments(tmp_path):
-    """Runner or one of its workers, by SIGKILL."""
+    """Runner or one of its workers, by SIGKILL, at some moment of the time that the whole plan takes here."""
     chance, store, todo = random.Random(0), Store(tmp_path / "store"), runs("slow", 6)
-    hit = 0
+    began = time.monotonic()
+    assert start(tmp_path, 6).wait(120) == 0
+    took, hit, early = time.monotonic() - began, 0, 0
     for number in range(ROUNDS):
         if len(list(store.root.rglob("*.json"))) == 6:  # complete: begin again
             for path in store.root.rglob("*.json"):
                 path.unlink()
         before = {p.name: p.read_bytes() for p in store.root.rglob("*.json") if '"status":"ok"' in p.read_text()}
         process = start(tmp_path, 6)
-        time.sleep(chance.uniform(0.0, 3.0))
+        time.sleep(chance.uniform(0.0, took))
         with contextlib.suppress(psutil.NoSuchProcess):  # it was complete before
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
             victim = family[0] if number % 2 == 0 else chance.choice(family)
@@ -76,11 +82,13 @@ def test_kills_at_random_moments(tmp_path):
         code = process.wait(120)
         assert code in (0, -signal.SIGKILL), "a lost worker does not stop the others"
         hit += code != 0
+        early += code != 0 and len(list(store.root.rglob("*.json"))) == len(before)
         after = {p.name: p.read_bytes() for p in store.root.rglob("*.json")}
         assert before.items() <= after.items(), "what was finished stays as it is"
         for record in store.load().records:
             assert record.status == "ok" or "the worker process ended with exit code" in record.error["message"]
     assert hit or ROUNDS < 2, "no kill came in time"
+    assert early < hit or ROUNDS < 20, "no kill came after a run had ended"
     process = start(tmp_path, 6)
     assert process.communicate(timeout=120)[0].split()[2] == "0"
     settled(tmp_path, store, todo)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from repro.papers import load_paper
 from repro.records import Store, write_reference
-from repro.runner import BadRequest, Live, Outcome, execute, plan
+from repro.runner import BadRequest, Live, Outcome, execute, plan, worker
 from repro.runner.progress import duration, expected_seconds, work_of
 from repro.runner.worker import record_of
 from tests.conftest import ROOT
@@ -127,6 +128,20 @@ def test_nothing_finished_is_lost_when_the_runner_is_stopped(tmp_path, how):
     loaded = Store(tmp_path / "store").load()
     assert [r.seed for r in loaded.records] == list(range(8))
     assert loaded.problems == []
+
+
+def test_a_worker_whose_runner_is_gone_leaves_no_failed_run(tmp_path):
+    """It notices when it tells of a step; the runner's going is not the run's fault."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=worker.serve, args=(theirs, str(tmp_path / "store")))
+    process.start()
+    theirs.close()
+    ours.send(runs("slow", 1)[0])
+    ours.close()
+    process.join(60)
+    assert process.exitcode == 0
+    assert not list((tmp_path / "store").rglob("*.json"))
 
 
 def test_a_run_is_bit_identical_here_and_in_any_worker(tmp_path):
