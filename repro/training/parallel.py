@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,10 @@ def _work(
     rank: int, function: Callable[..., Any], processes: int, arguments: tuple[Any, ...], backend: str, folder: str
 ) -> None:
     torch.set_num_threads(1)
+    # what launchers tell the processes that they start; `accelerate` reads it
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+    }  # fmt: skip
     dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
     try:
         torch.save(function(*arguments), Path(folder, f"{rank}.pt"))
