@@ -22,7 +22,7 @@ TICK = 0.1
 def spread(run: Run, progress: Progress | None = None) -> tuple[Outcome, list[int]]:
     """Carry out the experiment in ``run.processes`` processes: what the first of them found, as `perform` has it.
 
-    Raises Elsewhere with what the first process to fail raised; the others are ended.
+    Raises Elsewhere with what the first process to fail raised, Killed when one was killed; the others are ended.
     """
     from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+
+
+class Killed(RuntimeError):
+    """A process did not end by itself."""
 
 
 def launch(function: Callable[..., Any], processes: int, *arguments: Any, backend: str = "gloo") -> list[Any]:
@@ -22,10 +27,22 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any, backen
     Returns:
         What the processes returned, by rank; tensors and what pickles.
 
-    Raises ProcessRaisedException (of ``torch.multiprocessing``) when one fails.
+    Raises ProcessRaisedException (of ``torch.multiprocessing``) when one fails, Killed when one was killed: the others
+    are ended, whatever they made of that.
     """
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_work, (function, processes, arguments, backend, folder), processes)
+        started: Any = torch.multiprocessing.spawn(
+            _work, (function, processes, arguments, backend, folder), processes, join=False
+        )
+        try:
+            while not started.join():
+                pass
+        except Exception as error:
+            for rank, process in enumerate(started.processes):
+                if process.exitcode == -signal.SIGKILL:
+                    message = f"process {rank} of {processes} was killed, as happens where memory runs out"
+                    raise Killed(message) from error
+            raise
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(processes)]
 
 
