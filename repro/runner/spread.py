@@ -36,14 +36,17 @@ def spread(run: Run, progress: Progress | None = None) -> tuple[Outcome, list[in
         backend, there = "nccl", torch.cuda.device_count()
         if there < run.processes:
             raise CannotShare(f"{run.processes} processes need as many accelerators; there are {there}")
-    pipes = [multiprocessing.Pipe(duplex=False) for _ in range(run.processes)]
-    with _listening([reader for reader, _ in pipes], progress) as errors:
+    readers, writers = zip(*(multiprocessing.Pipe(duplex=False) for _ in range(run.processes)), strict=True)
+    with _listening(readers, progress) as errors:
         try:
-            found = launch(_take_part, run.processes, run, [writer for _, writer in pipes], backend=backend)
+            found = launch(_take_part, run.processes, run, writers, backend=backend)
         except (ProcessRaisedException, ProcessExitedException) as error:
             failure: Exception = error
         else:
             return found[0]
+        finally:
+            for writer in writers:
+                writer.close()
     raise Elsewhere(*errors[0]) if errors else failure
 
 
@@ -76,6 +79,8 @@ def _listening(readers: Sequence[Any], progress: Progress | None) -> Iterator[li
     finally:
         over.set()
         listener.join()
+        for reader in readers:
+            reader.close()
 
 
 def _take_part(run: Run, writers: Sequence[Any]) -> tuple[Outcome, list[int]] | None:

@@ -139,7 +139,11 @@ class Processes(Engine):
 
     @torch.no_grad()
     def _check(self, model: nn.Module, loss: Loss, batch: Any) -> None:
-        """Compare the loss of a batch with the mean of the shares' losses, in training mode but without dropout."""
+        """Compare the loss of a batch with the mean of the shares' losses, in training mode but without dropout.
+
+        Comes before the first ``before_step``, as the profile's passes do: what passes leave behind is to be dropped
+        there.
+        """
         mine, weight = share(batch, self.rank, self.processes)
         weights = torch.tensor([weight != 1.0], device=_device(model), dtype=torch.float32)
         dist.all_reduce(weights)

@@ -20,18 +20,29 @@ from repro.training.resume import Checkpoints
 VOCAB, LENGTH, ROWS = 17, 6, 8
 
 
-class Block(nn.Module):
-    """A residual layer of experts; ``whole`` balances over the batch and not over each sequence."""
+def exchanged_balance(scores: Tensor, indices: Tensor) -> Tensor:
+    """Balance over the batch of all processes, whose counts they exchange; the scores are a process's own."""
+    counts = torch.bincount(indices.flatten(), minlength=scores.shape[1]).to(scores.dtype)
+    if dist.is_initialized():
+        dist.all_reduce(counts)
+    return scores.shape[1] * (counts / counts.sum() * scores.mean(0)).sum()
 
-    def __init__(self, whole: bool = False, dropout: float = 0.0):
+
+class Block(nn.Module):
+    """A residual layer of experts, balanced in each sequence; over the batch as it is with ``whole``, over that of all
+    processes with ``exchanged``."""
+
+    def __init__(self, whole: bool = False, exchanged: bool = False, dropout: float = 0.0):
         super().__init__()
         self.norm, self.router, self.experts = nn.LayerNorm(8), TopKRouter(8, 4, 2), Experts(4, 8, 8)
-        self.whole, self.dropout = whole, nn.Dropout(dropout)
+        self.whole, self.exchanged, self.dropout = whole, exchanged, nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.norm(x).flatten(0, 1)
         routed = self.router(tokens)
         y = self.dropout(self.experts(tokens, routed.indices, routed.weights)).view_as(x)
+        if self.exchanged:
+            return x + y, exchanged_balance(routed.scores, routed.indices)
         balance = sequence_balance_loss(routed.scores, routed.indices, 1 if self.whole else len(x))
         return x + y, balance
 

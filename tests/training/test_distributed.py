@@ -23,6 +23,8 @@ CASES = {
     "fsdp": {"strategy": "fsdp"},
     "ddp, padded rows in three passes": {"strategy": "ddp", "accumulate": 3, "padded": True},
     "fsdp, padded rows in three passes": {"strategy": "fsdp", "accumulate": 3, "padded": True},
+    "ddp, balance over exchanged counts": {"strategy": "ddp", "exchanged": True},
+    "fsdp, balance over exchanged counts": {"strategy": "fsdp", "exchanged": True},
     "ddp, balance over the batch": {"strategy": "ddp", "whole": True},
     "fsdp, balance over the batch": {"strategy": "fsdp", "whole": True},
     "ddp, frozen on the way": {"strategy": "ddp", "freeze": 5},
@@ -53,6 +55,16 @@ def shared(folder):
     return found
 
 
+@pytest.mark.slow
+def test_exchanged_counts_make_a_difference(alone):
+    """What the cases hold together is not the same loss under three names."""
+    whole, exchanged, each = (alone[f"ddp{of}"]["loss"] for of in (
+        ", balance over the batch", ", balance over exchanged counts", ""
+    ))  # fmt: skip
+    assert exchanged == pytest.approx(whole, rel=CLOSE)
+    assert exchanged != pytest.approx(each, rel=10 * CLOSE)
+
+
 def same(found, expected, tolerance=CLOSE):
     assert found["loss"] == pytest.approx(expected["loss"], rel=tolerance)
     assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=tolerance)
@@ -62,7 +74,7 @@ def same(found, expected, tolerance=CLOSE):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("case", list(CASES)[:4])
+@pytest.mark.parametrize("case", list(CASES)[:6])
 def test_several_processes_take_the_steps_of_one(alone, shared, case, processes):
     expected = alone[case]
     assert expected["loss"][-1] < expected["loss"][0] - 0.1
