@@ -166,8 +166,8 @@ class Cluster:
                     return
                 run, attempt = mine, 1
             task = ray.remote(remote.task).options(
-                num_cpus=run.processes, num_gpus=run.processes if run.device.startswith("cuda") else 0,
-                memory=min(run.memory, room), max_retries=0,
+                num_cpus=1, num_gpus=1 if run.device.startswith("cuda") else 0, memory=min(run.memory_limit, room),
+                max_retries=0,
                 name=run.label,
             )  # fmt: skip
             reference = task.remote(run, attempt, self.board, self.shelf, sys.version_info[:2])

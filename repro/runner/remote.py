@@ -79,7 +79,7 @@ def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]
     """
     import ray
 
-    from repro.runner.worker import carry_out, forget, throttled
+    from repro.runner.worker import carry_out, throttled
 
     if sys.version_info[:2] != tuple(python):
         here = ".".join(map(str, sys.version_info[:2]))
@@ -96,7 +96,6 @@ def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]
     before = set(shelved(cache_dir()))
     with _watch(run, last_words):
         record = carry_out(run, progress)
-        forget(run, record)
     with contextlib.suppress(ray.exceptions.RayError):
         put_up(ray, shelf, before)
     return record.to_json()
@@ -113,10 +112,10 @@ def _watch(run: Run, last_words: Any) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(WATCH):
-            used = resident(os.getpid(), run.processes > 1)
+            used = resident(os.getpid())
             if time.monotonic() - began > run.time_limit:
                 last_words(*over_time(run))
-            elif used > max(run.memory, before):
+            elif used > max(run.memory_limit, before):
                 last_words(*over_memory(run, used))
             else:
                 continue
