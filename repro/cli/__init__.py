@@ -59,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=int, metavar="N", help="processes at a time (default: as the cores allow)")
     run.add_argument("--executor", default="local", metavar="EXECUTOR", help="local (default) or ray")
     run.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster (default: one is started for the runs)")
+    run.add_argument("--processes", type=int, default=1, metavar="N", help="that share each training (default: 1)")
+    run.add_argument("--strategy", metavar="STRATEGY", help="how they share it: ddp (default) or fsdp")
+    run.add_argument(
+        "--checkpoint", type=int, metavar="STEPS",
+        help="keep each training every so many steps (0: with every evaluation) and take up what ended early",
+    )  # fmt: skip
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="for one run")
     run.add_argument(
         "--reference", action="store_true", help="afterwards write the finished records to leaderboard/reference"

@@ -21,6 +21,7 @@ from repro.records import Record, load, standard, write_reference
 
 DEVICES = ("cpu", "cuda")
 EXECUTORS = ("local", "ray")
+STRATEGIES = ("ddp", "fsdp")
 REFERENCE = papers.ROOT / "leaderboard" / "reference"
 
 
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             planned = runner.plan(
                 s.paper, s.scale, settings=s.settings, data=s.data, arms=s.arms, claims=s.claims, seeds=arguments.seeds,
                 overrides=s.overrides, device=arguments.device, placebo=s.placebo, time_limit=arguments.time_limit,
+                processes=arguments.processes, strategy=arguments.strategy or "ddp", checkpoint=arguments.checkpoint,
             )  # fmt: skip
         except runner.BadRequest as error:
             raise BadInput(str(error)) from None
@@ -182,7 +184,7 @@ def _report_failures(failed: Sequence[Record]) -> None:
 
 def check_means(arguments: argparse.Namespace) -> None:
     """Check the flags that say with what to run, without importing torch. Raises BadInput."""
-    for flag in ("seeds", "workers", "time_limit"):
+    for flag in ("seeds", "workers", "time_limit", "processes"):
         value = getattr(arguments, flag, None)
         if value is not None and not value > 0:
             raise BadInput(f"--{flag.replace('_', '-')} must be above 0, not {value:g}")
@@ -192,6 +194,16 @@ def check_means(arguments: argparse.Namespace) -> None:
     if getattr(arguments, "executor", "local") != "ray" and getattr(arguments, "address", None):
         raise BadInput("--address is that of a Ray cluster; it needs --executor ray")
     pick("executor", getattr(arguments, "executor", "local"), EXECUTORS)
+    if getattr(arguments, "executor", "local") == "ray":
+        for flag, asked in (("processes", arguments.processes > 1), ("checkpoint", arguments.checkpoint is not None)):
+            if asked:
+                raise BadInput(f"--{flag} needs --executor local: on a cluster each run is one process of one node")
+    if (strategy := getattr(arguments, "strategy", None)) is not None:
+        pick("strategy", strategy, STRATEGIES)
+        if arguments.processes < 2:
+            raise BadInput("--strategy says how processes share a training; it needs --processes above 1")
+    if (getattr(arguments, "checkpoint", None) or 0) < 0:
+        raise BadInput(f"--checkpoint must be 0 or above, not {arguments.checkpoint}")
 
 
 def require_device(device: str) -> None:

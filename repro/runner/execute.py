@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from repro.records import CannotStore, Record, Store
 from repro.runner.outcome import Outcome
-from repro.runner.plan import Run
+from repro.runner.plan import BadRequest, Run
 from repro.runner.progress import Progress, Silent
 from repro.runner.reserve import Reservations
-from repro.runner.worker import ONE_THREAD, carry_out, over_memory, over_time, record_of, serve
+from repro.runner.worker import ONE_THREAD, carry_out, forget, over_memory, over_time, record_of, serve
 
 Executor = Literal["local", "ray"]
 #: Seconds between two looks at workers that say nothing, and at runs that another runner has.
@@ -81,7 +81,8 @@ def execute(
     Several runners may work on one store: a run that another has in hand is waited for, and taken over when that
     runner is gone.
 
-    Raises NoCluster when there is no Ray, or no cluster at the address, CannotStore when records cannot be written.
+    Raises BadRequest for what only the local executor does (several processes for a run, checkpoints), NoCluster when
+    there is no Ray, or no cluster at the address, CannotStore when records cannot be written.
     """
     clock = time.monotonic()
     show = progress or Silent()
@@ -93,12 +94,16 @@ def execute(
     if todo:
         store.check()
     if executor == "ray":
+        if any(run.processes > 1 or run.checkpoint is not None for run in runs):
+            raise BadRequest("several processes for a run, and checkpoints, need the local executor")
         from repro.runner.cluster import Cluster
 
         count = workers or 0
         carrying = Cluster(reserved, show, address, workers).carry_out(todo)
     else:
-        count = min(workers if workers is not None else default_workers(runs[0].device if runs else "cpu"), len(todo))
+        most = max((run.processes for run in todo), default=1)
+        free = max(1, default_workers(runs[0].device if runs else "cpu") // most)
+        count = min(workers if workers is not None else free, len(todo))
         carrying = _here(todo, reserved, show) if count == 0 else _Pool(count, reserved, show).carry_out(todo)
     with show:
         show.start(todo, summary.cached, count)
@@ -129,6 +134,7 @@ def _here(runs: Sequence[Run], reserved: Reservations, show: Progress) -> Iterat
             show.begin(run)
             record = carry_out(run, lambda step, steps, loss, run=run: show.step(run, step, steps, loss))  # type: ignore[misc]
             reserved.store.save(record)
+            forget(run, record)
             reserved.release(run)
         if record is None:
             time.sleep(TICK)
@@ -153,9 +159,12 @@ class _Pool:
         self.store = reserved.store
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
+        self.daemons = True
 
     def carry_out(self, runs: Sequence[Run]) -> Iterator[Record]:
         waiting, looked = deque(runs), 0.0
+        # what multiprocessing calls a daemon may start no processes; these end with this one either way
+        self.daemons = all(run.processes == 1 for run in runs)
         try:
             while waiting or any(w.run for w in self.workers):
                 while waiting and len(self.workers) < self.count:
@@ -186,7 +195,7 @@ class _Pool:
 
     def _spawn(self) -> _Worker:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=serve, args=(theirs, str(self.store.root)), daemon=True)
+        process = self.context.Process(target=serve, args=(theirs, str(self.store.root)), daemon=self.daemons)
         with _environment(ONE_THREAD):
             process.start()
         theirs.close()
@@ -222,8 +231,8 @@ class _Pool:
             return None
         if time.monotonic() - worker.since > run.time_limit:
             return self._lost(worker, *over_time(run))
-        used = resident(worker.process.pid)
-        if used > run.memory_limit:
+        used = resident(worker.process.pid, run.processes > 1)
+        if used > run.memory:
             return self._lost(worker, *over_memory(run, used))
         return None
 
@@ -247,8 +256,17 @@ class _Pool:
         worker.process.join(5)
 
 
-def resident(pid: int | None) -> int:
-    """Bytes of a process that are in memory; 0 where the system does not say."""
+def resident(pid: int | None, family: bool = False) -> int:
+    """Bytes of a process that are in memory, with those of its ``family`` of descendants; 0 where the system does not
+    say."""
+    if family:
+        import psutil
+
+        try:
+            children = psutil.Process(pid).children(recursive=True)
+        except psutil.Error:
+            children = []
+        return resident(pid) + sum(resident(child.pid) for child in children)
     try:
         with open(f"/proc/{pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib.util
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from repro.claims import ACCOUNTING, SCALES, Computed, Contrast, Paper
 from repro.claims.judge import PLACEBO_SHIFT, placebo_arm
 from repro.records.provenance import run_code, run_key
 from repro.records.schema import identity
+
+#: How processes share a training; see `repro.training.distributed`.
+STRATEGIES = ("ddp", "fsdp")
 
 
 class BadRequest(ValueError):
@@ -33,6 +39,15 @@ class Run:
     entry: str
     time_limit: float
     memory_limit: int
+    # with what it is carried out; not part of what it is
+    processes: int = 1
+    strategy: str = "ddp"
+    checkpoint: int | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes that all its processes may have together."""
+        return self.memory_limit * self.processes
 
     @property
     def label(self) -> str:
@@ -71,6 +86,9 @@ def plan(
     device: str = "cpu",
     placebo: bool = False,
     time_limit: float | None = None,
+    processes: int = 1,
+    strategy: str = "ddp",
+    checkpoint: int | None = None,
 ) -> list[Run]:
     """The runs that a request needs, seeds outermost so that an interrupted suite has whole seeds.
 
@@ -83,9 +101,13 @@ def plan(
         overrides: typed configuration values that win over all others.
         placebo: run only the baselines of two-armed contrasts, under each seed and its shifted twin.
         time_limit: seconds for one run, instead of the preset's.
+        processes: that share each training of a run by ``strategy``, ``ddp`` or ``fsdp``.
+        checkpoint: keep each training every so many steps (0: with every evaluation), to take it up when its run ended
+            early.
 
     Raises:
-        BadRequest: for any name that the paper does not have.
+        BadRequest: for any name that the paper does not have, and for processes or checkpoints where its experiments do
+            not train through `repro.training.fit`.
     """
     check("scale", [scale], SCALES)
     check("arm", arms, [a.name for a in paper.arms])
@@ -94,6 +116,13 @@ def plan(
     check("claim", claims, [c.id for c in paper.claims])
     check("option", overrides or {}, [f.name for f in fields(paper.config)])
     preset = paper.presets[scale]
+    if processes > 1 or checkpoint is not None:
+        check("strategy", [strategy], STRATEGIES)
+        if not trains_through_fit(paper.experiment):
+            wanted = "be shared between processes" if processes > 1 else "be kept while they go on"
+            raise BadRequest(
+                f"the runs of {paper.slug} cannot {wanted}: their training does not go through repro.training.fit"
+            )
 
     if settings or data:
         chosen = [s.name for s in paper.settings if s.name in settings or s.data in data]
@@ -121,7 +150,7 @@ def plan(
     limit = preset.time_limit if time_limit is None else time_limit
     runs = [
         _run(paper, setting, arm, scale, seed, paper.resolve(setting, arm, scale, overrides), device,
-             paper.experiment, limit, preset.memory_limit)
+             paper.experiment, limit, preset.memory_limit, processes, strategy, checkpoint)
         for seed in numbers
         for setting, arm in cells
     ]  # fmt: skip
@@ -147,8 +176,25 @@ def _placebo_arms(paper: Paper, setting: str, claims: Sequence[str]) -> list[str
 
 def _run(
     paper: Paper, setting: str, arm: str, scale: str, seed: int, config: dict[str, Any], device: str,
-    entry: str, time_limit: float, memory_limit: int,
+    entry: str, time_limit: float, memory_limit: int, processes: int = 1, strategy: str = "ddp",
+    checkpoint: int | None = None,
 ) -> Run:  # fmt: skip
     code = run_code(entry, config)
     key = run_key(identity(paper.slug, setting, arm, scale, seed, config, device, code))
-    return Run(paper.slug, setting, arm, scale, seed, config, device, code, key, entry, time_limit, memory_limit)
+    return Run(
+        paper.slug, setting, arm, scale, seed, config, device, code, key, entry, time_limit, memory_limit,
+        processes, strategy, checkpoint,
+    )  # fmt: skip
+
+
+def trains_through_fit(entry: str) -> bool:
+    """Whether a module beside the experiment ``entry`` imports `repro.training.fit.fit`, or `finetune`, its caller."""
+    frames = {("repro.training.fit", "fit"), ("repro.training.finetune", "finetune")}
+    spec = importlib.util.find_spec(entry.rpartition(".")[0])
+    if spec is None or spec.origin is None:
+        return False
+    return any(
+        isinstance(node, ast.ImportFrom) and any((node.module, alias.name) in frames for alias in node.names)
+        for path in Path(spec.origin).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+    )

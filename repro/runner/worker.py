@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from repro.claims import ACCOUNTING
 from repro.records import Record
 from repro.records.provenance import commit, environment
-from repro.runner.outcome import Context, Outcome
+from repro.runner.outcome import Context, Outcome, quiet
 from repro.runner.plan import Run
+
+if TYPE_CHECKING:
+    from repro.training.loop import Engine
 
 Progress = Callable[[int, int, float | None], None]
 
@@ -29,45 +34,85 @@ ONE_THREAD = {
 }
 
 
+class Elsewhere(RuntimeError):
+    """What another process raised, as `describe` put it there; ``status`` is that of the record."""
+
+    def __init__(self, status: str, error: dict[str, str]):
+        super().__init__(error["message"])
+        self.status, self.error = status, error
+
+
 def carry_out(run: Run, progress: Progress | None = None) -> Record:
     """Run it and return its record. Exceptions of the experiment become a ``failed`` record; Ctrl-C passes through."""
     started = datetime.now(UTC)
     clock = time.perf_counter()
     status, error, outcome = "ok", {}, Outcome()
+    resumed: list[int] = []
     try:
-        module, _, name = run.entry.rpartition(".")
-        function = getattr(importlib.import_module(module), name)
         if run.arm == ACCOUNTING:
-            outcome = Outcome(metrics=function())
+            outcome = Outcome(metrics=_entry(run)())
+        elif run.processes > 1:
+            from repro.runner.spread import spread
+
+            outcome, resumed = spread(run, progress)
         else:
-            outcome = _experiment(function, run, progress)
+            outcome, resumed = perform(run, progress)
         if outcome.diverged:
             status = "diverged"
     except MemoryError as problem:
         status, error = "memory", describe(problem)
+    except Elsewhere as problem:
+        status, error = problem.status, describe(problem)
     except Exception as problem:
         status, error = "failed", describe(problem)
     wall = time.perf_counter() - clock
-    return record_of(run, status, outcome, error, started, wall)
+    return record_of(run, status, outcome, error, started, wall, resumed)
 
 
-def _experiment(function: Callable[..., Outcome], run: Run, progress: Any) -> Outcome:
+def _entry(run: Run) -> Callable[..., Any]:
+    module, _, name = run.entry.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def perform(run: Run, progress: Progress | None = None, engine: Engine | None = None) -> tuple[Outcome, list[int]]:
+    """Carry out the experiment in this process: its outcome, and the steps at which its trainings were taken up."""
     from repro.papers import load_paper
     from repro.profiling.memory import PeakMemory
 
+    function = _entry(run)
     config = load_paper(run.paper).config(**run.config)
-    context = Context(run.seed, run.device, run.scale, *([progress] if progress else []))
+    keep = None
+    if run.checkpoint is not None:
+        from repro.training.resume import Checkpoints
+
+        keep = Checkpoints(kept(run), run.checkpoint)
+    context = Context(run.seed, run.device, run.scale, progress or quiet, engine, keep)
     with PeakMemory(run.device) as memory:
         outcome = function(config, context)
     if not isinstance(outcome, Outcome):
         raise TypeError(f"{run.entry} gave a {type(outcome).__name__}, not an Outcome")
     outcome.profile.setdefault("peak_memory_bytes", memory.peak_bytes)
     outcome.encoded_pictures()  # too many of them: the experiment's fault, and named as such
-    return outcome
+    return outcome, [step for step in keep.taken_up if step] if keep else []
+
+
+def kept(run: Run) -> Path:
+    """Where the checkpoints of a run are."""
+    from repro.data.cache import cache_dir
+
+    return cache_dir() / "kept" / f"{run.paper}-{run.key}"
+
+
+def forget(run: Run, record: Record) -> None:
+    """Remove the checkpoints of a run that has its result; those of one that failed serve the next attempt."""
+    if run.checkpoint is not None and record.status in ("ok", "diverged"):
+        shutil.rmtree(kept(run), ignore_errors=True)
 
 
 def describe(problem: BaseException) -> dict[str, str]:
     """Type, message and traceback of an exception, without the paths of this machine."""
+    if isinstance(problem, Elsewhere):
+        return problem.error
     text = "".join(traceback.format_exception(problem))
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     for prefix in (root + os.sep, sys.prefix + os.sep, os.path.expanduser("~") + os.sep):
@@ -75,8 +120,22 @@ def describe(problem: BaseException) -> dict[str, str]:
     return {"type": type(problem).__name__, "message": str(problem)[:2000], "traceback": text[-8000:]}
 
 
-def record_of(run: Run, status: str, outcome: Outcome, error: dict[str, str], started: datetime, wall: float) -> Record:
-    """The record of a run that ended in ``status`` after ``wall`` seconds."""
+def record_of(
+    run: Run,
+    status: str,
+    outcome: Outcome,
+    error: dict[str, str],
+    started: datetime,
+    wall: float,
+    resumed: Sequence[int] = (),
+) -> Record:
+    """The record of a run that ended in ``status`` after ``wall`` seconds; ``resumed``: steps at which trainings were
+    taken up."""
+    around = environment(run.device)
+    if run.processes > 1:
+        around = {
+            **around, "hardware": {**around["hardware"], "processes": run.processes, "strategy": run.strategy}
+        }  # fmt: skip
     return Record(
         key=run.key,
         paper=run.paper,
@@ -93,12 +152,13 @@ def record_of(run: Run, status: str, outcome: Outcome, error: dict[str, str], st
         data=outcome.data,
         tables=outcome.tables,
         pictures=outcome.encoded_pictures(),
-        environment=environment(run.device),
+        environment=around,
         # an empty digest asks for a seal
         provenance={
             **commit(),
             "started": started.isoformat(timespec="seconds"),
             "wall_s": round(wall, 3),
+            **({"resumed": list(resumed)} if resumed else {}),
             "digest": "",
         },
         error=error,
@@ -112,7 +172,7 @@ def over_time(run: Run) -> tuple[str, str]:
 
 def over_memory(run: Run, used: int) -> tuple[str, str]:
     """Status and message of a run that was stopped at so many bytes."""
-    return "memory", f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory_limit / 2**30:.2f} GiB"
+    return "memory", f"stopped at {used / 2**30:.2f} GiB, its limit is {run.memory / 2**30:.2f} GiB"
 
 
 def throttled(tell: Progress, every: float) -> Progress:
@@ -134,7 +194,7 @@ def serve(connection: Any, store_root: str | None) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
     from repro.records import CannotStore, Store
 
     store = Store(store_root) if store_root else None
@@ -153,6 +213,7 @@ def serve(connection: Any, store_root: str | None) -> None:
             try:
                 if store is not None:
                     store.save(record)
+                    forget(run, record)
             except CannotStore as error:
                 connection.send(("unsaved", str(error)))
             else:
@@ -161,7 +222,7 @@ def serve(connection: Any, store_root: str | None) -> None:
         return
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to end this process with its parent, where that exists: an orphan would train on."""
     if sys.platform != "linux":
         return
