@@ -119,14 +119,19 @@ def placed(layers: int, where: str) -> range:
 
 def sparse_feed_forward(
     config: DiTConfig, shape: MoEShape, alpha: float = 0.005, where: str = "all",
-    layer: Callable[[int, MoEShape, float], nn.Module] = SparseMoE,
+    layer: Callable[..., nn.Module] | None = None,
 ) -> FeedForward:  # fmt: skip
-    """Experts in some blocks, and in the others a dense SwiGLU that costs a token as much."""
+    """Experts in some blocks, and in the others a dense SwiGLU that costs a token as much.
+
+    Args:
+        layer: makes what stands for `SparseMoE`, from its arguments and the number of the block.
+    """
     chosen = placed(config.layers, where)
 
     def make(block: int) -> nn.Module:
         if block in chosen:
-            return layer(config.hidden, shape, alpha)
+            sparse = (config.hidden, shape, alpha)
+            return SparseMoE(*sparse) if layer is None else layer(*sparse, block)
         return SwiGLU(config.hidden, round(shape.active_width * config.hidden))
 
     return make

@@ -35,6 +35,8 @@ ENTRIES = {
     "textures": Entry("repro.data.textures", "textures", "images"),
     "digits": Entry("repro.data.digits", "digits", "images"),
     "worn-glyphs": Entry("repro.data.worn_glyphs", "worn_glyphs", "images"),
+    "waves": Entry("repro.data.waves", "waves", "images"),
+    "imagenet-latents": Entry("repro.data.latents", "imagenet_latents", "images"),
     "composition": Entry("repro.data.tuples", "composition", "tuples"),
     "lookup": Entry("repro.data.tuples", "lookup", "tuples"),
     "lookup-joint": Entry("repro.data.tuples", "lookup_joint", "tuples"),

@@ -76,8 +76,11 @@ FeedForward = Callable[[int], nn.Module]
 
 
 def plane_positions(hidden: int, side: int) -> Tensor:
-    """Sinusoidal positions of a square of patches, row by row: ``[side * side, hidden]``. The first half of the features
-    tells the column, the second the row, each as sines and then cosines at frequencies from 1 to nearly 1e-4."""
+    """Sinusoidal positions of a square of patches, row by row: ``[side * side, hidden]``.
+
+    The first half of the features tells the column, the second the row, each as sines and then cosines at frequencies
+    from 1 to nearly 1e-4.
+    """
     place = torch.arange(side, dtype=torch.float64)
     rates = 1e4 ** -(torch.arange(hidden // 4, dtype=torch.float64) / (hidden // 4))
     angle = place[:, None] * rates
