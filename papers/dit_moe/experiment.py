@@ -287,20 +287,22 @@ def analyse(
 def pictures(
     config: Config, shown: dict[str, Tensor], traces: list[Tensor], made: Images, classes: int
 ) -> dict[str, Any]:
-    """Images on the way and at the end, and what the experts prefer. Without Pillow the images are left out."""
-    out = {}
-    if find_spec("PIL") and torch.isfinite(made.pixels).all():
+    """Images on the way and at the end, and what the experts prefer. None without Pillow."""
+    out: dict[str, Any] = {}
+    if not find_spec("PIL"):
+        return out
+    if torch.isfinite(made.pixels).all():
         if shown:
             rows = torch.cat(list(shown.values()))
             steps = ", ".join(shown)
             text = f"Generated images after {steps} steps, one row each, from the same noise; a column for each class."
-            out["samples over training"] = sheet((rows + 1) / 2, text, columns=len(next(iter(shown.values()))), scale=3)
+            out["samples over training"] = sheet((rows + 1) / 2, text, columns=len(next(iter(shown.values()))), scale=5)
         members = [(made.labels == label).nonzero().flatten()[:SHOWN] for label in range(min(10, classes))]
         columns = [m for m in members if len(m) == SHOWN]
         if columns:
             text = "Generated images at the end of training, a column for each class."
             rows = made.pixels[torch.stack(columns).t().flatten()]
-            out["samples"] = sheet((rows + 1) / 2, text, columns=len(columns), scale=3)
+            out["samples"] = sheet((rows + 1) / 2, text, columns=len(columns), scale=5)
     for by in ("position", "step", "class") if traces and config.pictures == "all" else ():
         panels = {
             f"block {place}": routing.preference(trace, config.experts, by, made.labels[: trace.shape[1]], classes).T

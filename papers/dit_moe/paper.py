@@ -32,7 +32,7 @@ class Config:
     diffusion_steps: int = 1000  # T of ddpm
     # the network
     patch: int = 2
-    hidden: int = 48
+    hidden: int = 32
     layers: int = 8
     heads: int = 4
     frequencies: int = 64  # width of the sinusoidal embedding of the time
@@ -51,7 +51,7 @@ class Config:
     steps: int = 600
     batch: int = 64
     lr: float = 0.0  # 0: that of `rates` for the data and objective
-    rates: str = "digits=2e-3 waves=2e-3 digits-ddpm=2e-3"  # best of one grid on tuning seeds
+    rates: str = "digits=4e-3 waves=4e-3 digits-ddpm=4e-3"  # best of one grid on tuning seeds
     warmup: float = 0.05
     schedule: str = "linear"
     weight_decay: float = 0.0
@@ -67,7 +67,7 @@ class Config:
     eval_images: int = 0  # 0: all of the split
     samples: int = 540  # at most as many as there are test images
     traced: int = 540  # images whose routing is kept
-    sample_steps: int = 25
+    sample_steps: int = 20
     guidance: float = 1.5
     guided_channels: int = 0  # 0: all
     components: int = 32  # principal components that generated images are compared in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,10 +23,12 @@ def heat_maps(
         cell: side of an entry in pixels.
         top: value of the last colour; None: the largest there is.
 
-    Raises ValueError without a panel or for one that is no matrix.
+    Raises ValueError without a panel or for one that is no matrix, ImportError without Pillow (``pip install
+    'repro[vision]'``), which makes the file a tenth as large.
     """
     import altair as alt
     import vl_convert
+    from PIL import Image
 
     matrices = {name: np.asarray(matrix, float) for name, matrix in panels.items()}
     if not matrices or any(m.ndim != 2 for m in matrices.values()):
@@ -47,4 +50,7 @@ def heat_maps(
     faceted = drawn.facet(
         facet=alt.Facet("panel:N", title=None, sort=list(matrices)), columns=columns, spacing=10
     ).resolve_scale(x="independent", y="independent")  # fmt: skip
-    return Picture("png", vl_convert.vegalite_to_png(faceted.to_json(), scale=1.5), text)
+    page = Image.open(io.BytesIO(vl_convert.vegalite_to_png(faceted.to_json(), scale=1.5))).convert("RGB")
+    out = io.BytesIO()
+    page.quantize(96).save(out, "PNG", optimize=True)
+    return Picture("png", out.getvalue(), text)
