@@ -79,7 +79,7 @@ def test_precision_and_recall_part_two_faults():
     found = precision_recall(real, dropped)
     assert found.precision > 0.95
     assert 0.45 < found.recall < 0.55
-    strayed = np.concatenate((real, real + [0.0, 50.0])) + 0.01 * rng.normal(size=(800, 2))
+    strayed = np.concatenate((real, real + np.array([0.0, 50.0]))) + 0.01 * rng.normal(size=(800, 2))
     found = precision_recall(real, strayed)
     assert 0.45 < found.precision < 0.55
     assert found.recall > 0.95

@@ -50,7 +50,7 @@ def test_a_choice_by_step_is_told_by_the_step_as_far_as_steps_share_experts():
 
 @pytest.mark.parametrize("by", ["chance", "image"])
 def test_a_choice_by_nothing_is_told_by_nothing(by):
-    """By image: whole images have one expert, so that a class of ten images seems to tell much; the null is as large."""
+    """By image: whole images have one expert, so that a class of ten seems to tell much; the null is as large."""
     means = dict.fromkeys(("position", "step", "class"), 0.0)
     for seed in range(8):
         trace, _ = made(by)

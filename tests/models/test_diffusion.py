@@ -85,10 +85,11 @@ def test_least_error_for_normal_data(variance):
         best = flow.error(velocity_of_gaussian(variance), x, at.expand(len(x)), LABELS, eps).mean()
         assert float(best) == pytest.approx(float(least_error_of_gaussian(variance, at)), rel=0.03)
         for off in (-0.2, 0.2):
-            worse = flow.error(
-                lambda z, s, y, f=off: velocity_of_gaussian(variance)(z, s, y) + f * z, x, at.expand(len(x)), LABELS, eps
-            ).mean()
-            assert worse > best
+
+            def other(z, s, y, off=off):
+                return velocity_of_gaussian(variance)(z, s, y) + off * z
+
+            assert flow.error(other, x, at.expand(len(x)), LABELS, eps).mean() > best
 
 
 def test_euler_from_noise_ends_in_the_data():
@@ -162,7 +163,10 @@ def eps_of_normal(chain, variance):
     return field
 
 
-@pytest.mark.parametrize(("steps", "way", "within"), [(1000, "sample", 0.03), (100, "sample", 0.1), (100, "ddim", 0.05)])
+WAYS = [(1000, "sample", 0.03), (100, "sample", 0.1), (100, "ddim", 0.05)]
+
+
+@pytest.mark.parametrize(("steps", "way", "within"), WAYS)
 def test_samplers_end_in_the_data(steps, way, within):
     chain = GaussianDiffusion.linear()
     sampler = chain.sample if way == "sample" else chain.sample_ddim
