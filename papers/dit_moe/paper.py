@@ -51,7 +51,7 @@ class Config:
     steps: int = 600
     batch: int = 64
     lr: float = 0.0  # 0: that of `rates` for the data and objective
-    rates: str = "digits=4e-3 waves=4e-3 digits-ddpm=4e-3"  # best of one grid on tuning seeds
+    rates: str = "digits=1.6e-2 waves=1.6e-2 digits-ddpm=1.6e-2"  # best of one grid on tuning seeds
     warmup: float = 0.05
     schedule: str = "linear"
     weight_decay: float = 0.0
