@@ -96,7 +96,8 @@ ARMS = (
     Arm("deep", "experts in the deep half only", "ablation", {"where": "deep"}),
     Arm("shallow", "experts in the shallow half only", "ablation", {"where": "shallow"}),
     Arm("shuffled", "DiT-MoE whose routing goes to the wrong tokens", "control", {"routing": "shuffled"}),
-    Arm("untrained", "DiT-MoE before training", "control", {"steps": 0, "pictures": "all"}),
+    Arm("untrained", "DiT-MoE before training", "control", {"steps": 0, "pictures": "all"},
+        {"smoke": {"pictures": "none"}}),
 )  # fmt: skip
 
 #: Published S/2: DDPM on latents.

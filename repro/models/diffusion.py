@@ -168,11 +168,12 @@ class GaussianDiffusion:
         return cls(torch.linspace(low, high, steps, dtype=torch.float64) * 1000 / steps)
 
     def shortened(self, steps: int) -> GaussianDiffusion:
-        """The chain over so many of the steps, evenly spread from the first to the last. Raises ValueError for more
-        steps than there are."""
+        """The chain over so many of the steps, evenly spread from the first to the last; the last alone for one. Raises
+        ValueError for more steps than there are."""
         if not 1 <= steps <= self.steps:
             raise ValueError(f"a chain of {self.steps} steps cannot be shortened to {steps}")
-        kept = torch.linspace(0, self.steps - 1, steps, dtype=torch.float64).round().long()
+        first = 0 if steps > 1 else self.steps - 1
+        kept = torch.linspace(first, self.steps - 1, steps, dtype=torch.float64).round().long()
         abar = self.abar[kept]
         betas = 1 - abar / torch.cat((torch.ones(1, dtype=torch.float64), abar[:-1]))
         return GaussianDiffusion(betas, numbers=self.numbers[kept], scale=self.scale, bin=self.bin)

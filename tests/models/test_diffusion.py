@@ -175,6 +175,13 @@ def test_samplers_end_in_the_data(steps, way, within):
     assert abs(float(found.mean())) < 0.03
 
 
+def test_the_last_step_adds_no_noise():
+    chain = GaussianDiffusion.linear()
+    start = torch.randn(2, 1, 2, 2, generator=noise(4))
+    found = chain.sample(lambda z, t, y: torch.zeros_like(z), (2, 1, 2, 2), LABELS[:2], noise(4), 1)
+    torch.testing.assert_close(found, start * float(chain.abar[-1].rsqrt()))
+
+
 def test_the_network_is_told_the_long_chain_s_steps():
     chain, times = GaussianDiffusion.linear(), []
 
