@@ -38,6 +38,8 @@ ENTRIES = {
     "worn-glyphs": Entry("repro.data.worn_glyphs", "worn_glyphs", "images"),
     "scenes": Entry("repro.data.scenes", "scenes", "scenes"),
     "scene-classes": Entry("repro.data.scenes", "scene_classes", "images"),
+    "waves": Entry("repro.data.waves", "waves", "images"),
+    "imagenet-latents": Entry("repro.data.latents", "imagenet_latents", "images"),
     "composition": Entry("repro.data.tuples", "composition", "tuples"),
     "lookup": Entry("repro.data.tuples", "lookup", "tuples"),
     "lookup-joint": Entry("repro.data.tuples", "lookup_joint", "tuples"),
