@@ -73,8 +73,8 @@ class Lesson:
         """As the original NeRF learns: samples along all of the ray, and room for emptiness in the densities."""
         c = self.config
         return self.recipe(
-            "mlp", sampling="whole", samples=c.whole_samples, test_samples=c.whole_samples, clip=(c.whole_clip, c.clip_max),
-            lr=by_kind(c.whole_rates, "mlp"), **changes,
+            "mlp", sampling="whole", samples=c.whole_samples, test_samples=c.whole_samples,
+            clip=(c.whole_clip, c.clip_max), lr=by_kind(c.whole_rates, "mlp"), **changes,
         )  # fmt: skip
 
     def fitted(self, *recipes: Recipe, seed: int | None = None) -> list[Fitted]:
@@ -349,8 +349,8 @@ def all_pairs(lesson: Lesson) -> Outcome:
     if lesson.context.seed == 0:
         outcome.pictures["pairs"] = sheet(
             torch.stack(shown).permute(0, 3, 1, 2),
-            "One test view. Rows: teachers (" + ", ".join(KINDS) + "). Columns: the truth, the teacher, and its students "
-            "in the same order.",
+            "One test view. Rows: teachers (" + ", ".join(KINDS) + "). Columns: the truth, the teacher, and its "
+            "students in the same order.",
             columns=2 + len(KINDS), scale=2,
         )  # fmt: skip
     return outcome

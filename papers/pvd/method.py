@@ -1,8 +1,8 @@
 """Progressive volume distillation: a trained radiance field of any kind teaches one of any other, without images.
 
-Both fields are split alike (`repro.models.radiance_fields`): block 1 gives a feature [s, z] of a point, s the log-density,
-block 2 a colour. Both are asked about the *same* points on rays of random cameras, so that they can be compared at every
-place inside:
+Both fields are split alike (`repro.models.radiance_fields`): block 1 gives a feature [s, z] of a point, s being the
+log-density, block 2 a colour. Both are asked about the *same* points on rays of random cameras, so that they can be
+compared at every place inside:
 
     L = w_rgb |C_s - C_t| + w_f |f_s - f_t| + w_c |c_s - c_t| + w_s |s_s - s_t|        (+ w_1 L1 of a VM student)
 
@@ -14,9 +14,9 @@ with |.| the length of the vector of all differences, neither squared nor averag
 | 2 | to 5,000 | feature, colour and log-density of points; nothing is composed into pixels |
 | 3 | the rest | all, and rendered pixels |
 
-w_f shrinks by 0.995 in every step, to 4e-5 of itself by the end of stage 1: the feature is a warm start. Densities are compared as
-clamped logarithms, s in [-2, 7]. The student takes over every part of the teacher that has the same name and shape, and
-the teacher's occupied cells, in which all samples lie.
+w_f shrinks by 0.995 in every step, to 4e-5 of itself by the end of stage 1: the feature is a warm start. Densities are
+compared as clamped logarithms, s in [-2, 7]. The student takes over every part of the teacher that has the same name
+and shape, and the teacher's occupied cells, in which all samples lie.
 """
 
 from __future__ import annotations

@@ -88,7 +88,9 @@ class Config:
     steps: int = 600  # of the run's own field
     view_steps: int = 600  # of teachers and references
     pair_steps: int = 300
-    share_of_whole: float = 0.0  # steps: as many as take this share of the FLOPs of the original NeRF's training; 0: steps
+    share_of_whole: float = (
+        0.0  # steps: as many as take this share of the FLOPs of the original NeRF's training; 0: steps
+    )
     loss: str = "norm"  # of pixels of pictures: norm | mse
     rays: int = 256
     samples: int = 24  # in occupied cells, a ray
@@ -195,16 +197,19 @@ SUPERIOR = Published("superior, no figure", ABSTRACT)
 CLAIMS = (
     Claim(
         "C1",
-        "Distilling a hash grid into an MLP reaches the quality of that MLP trained from pictures 10 to 20 times faster.",
+        "Distilling a hash grid into an MLP reaches the quality of that MLP trained from pictures 10 to 20 times "
+        "faster.",
         "quality",
         Published("10 to 20 times faster, at superior quality", ABSTRACT),
         (
-            gain("fifth", "distilled with a fifth of the FLOPs minus from pictures as the original NeRF, 0.1 dB allowed",
+            gain("fifth", "distilled with a fifth of the FLOPs minus from pictures as the original NeRF, 0.1 dB "
+                 "allowed",
                  "distil-fifth", "scratch-nerf", rule=NonInferiority(0.1), matched=BUDGET, conditions=(TAUGHT,),
                  published=SUPERIOR),
             gain("quality", "at equal steps and samples: distilled minus from pictures", "distil", "scratch",
                  conditions=(TAUGHT,), published=SUPERIOR),
-            gain("tenth", "distilled with a tenth of the FLOPs minus from pictures as the original NeRF, 0.1 dB allowed",
+            gain("tenth", "distilled with a tenth of the FLOPs minus from pictures as the original NeRF, 0.1 dB "
+                 "allowed",
                  "distil-tenth", "scratch-nerf", rule=NonInferiority(0.1), matched=BUDGET, conditions=(TAUGHT,),
                  role="secondary", published=SUPERIOR),
             gain("quality-mse", "the same as quality, pictures with squared error", "distil", "scratch-mse",
@@ -234,8 +239,8 @@ CLAIMS = (
     ),
     Claim(
         "C2",
-        "Any kind converts to any other: each of the pairs ends close to the lower of its teacher's quality and what its "
-        "own kind reaches from pictures.",
+        "Any kind converts to any other: each of the pairs ends close to the lower of its teacher's quality and what "
+        "its own kind reaches from pictures.",
         "quality",
         Published("a table of all pairs, values unknown", UNREAD, verified=False),
         (
@@ -253,8 +258,8 @@ CLAIMS = (
     ),
     Claim(
         "C3",
-        "Distilling progressively, from features over points to pixels, is better than distilling rendered pixels alone "
-        "at equal budget.",
+        "Distilling progressively, from features over points to pixels, is better than distilling rendered pixels "
+        "alone at equal budget.",
         "quality",
         Published("ablation, values unknown", UNREAD, verified=False),
         (
@@ -285,8 +290,8 @@ CLAIMS = (
     ),
     Claim(
         "C5",
-        "Conversion trades storage: an MLP has 0.44 M parameters, a hash grid 10.6 M, a VM tensor 17.3 M and a dense grid "
-        "58.7 M.",
+        "Conversion trades storage: an MLP has 0.44 M parameters, a hash grid 10.6 M, a VM tensor 17.3 M and a dense "
+        "grid 58.7 M.",
         "cost",
         Published("0.44 M, 10.6 M, 17.3 M, 58.7 M", CODE),
         (
@@ -303,8 +308,8 @@ CLAIMS = (
                 for kind, expected in (("hash", 40.5), ("mlp", 1.69), ("vm", 66.2), ("dense", 224.0))
             ),
             *(
-                Computed(f"ratio-{kind}", f"parameters of the {TITLES[kind]} over those of the MLP", f"ratio_{kind}_mlp",
-                         expected, 0.005, unit=" times", role="secondary",
+                Computed(f"ratio-{kind}", f"parameters of the {TITLES[kind]} over those of the MLP",
+                         f"ratio_{kind}_mlp", expected, 0.005, unit=" times", role="secondary",
                          published=Published(f"{expected:g} times", CODE))
                 for kind, expected in (("hash", 23.9), ("dense", 132.0))
             ),
@@ -329,8 +334,8 @@ METRICS = {
     "teacher_psnr": "PSNR of the teacher on test views, dB",
     "behind_teacher_db": "PSNR of the teacher minus that of the student, dB",
     "inherited": "parameters that the student took over",
-    "speedup_flops": "FLOPs of the original NeRF's way to its final validation PSNR - 0.1 dB over the student's to the same, "
-    "doublings; 0 where the student does not get there",
+    "speedup_flops": "FLOPs of the original NeRF's way to its final validation PSNR - 0.1 dB over the student's to the "
+    "same, doublings; 0 where the student does not get there",
     "speedup_time": "the same in processor time",
     "speedup_with_teacher_time": "the same with the teacher's training",
     "speedup_steps": "the same in steps, against pictures with samples in occupied cells",
@@ -338,8 +343,8 @@ METRICS = {
     "pairs_close": "pairs of different kinds within 1.5 dB of the lower of teacher and own kind from pictures, of 12",
     "mean_margin": "mean over pairs of different kinds of PSNR beyond the lower of the two, dB",
     **{
-        f"margin_{t}_{s}": f"PSNR of a {TITLES[s]} taught by a {TITLES[t]} minus the lower of the teacher's and of its own "
-        "kind's from pictures, dB"
+        f"margin_{t}_{s}": f"PSNR of a {TITLES[s]} taught by a {TITLES[t]} minus the lower of the teacher's and of its "
+        "own kind's from pictures, dB"
         for t in KINDS
         for s in KINDS
     },
@@ -365,9 +370,9 @@ PAPER = Paper(
     year=2022,
     venue="AAAI 2023",
     code="megvii-research/AAAI2023-PVD",
-    idea="A trained radiance field of any kind (MLP, hash grid, low-rank or dense tensor) teaches one of any other, without "
-    "images. Both are asked about the same points of random rays, and are brought together from the inside out: features "
-    "first, then density and colour of points, then rendered pixels.",
+    idea="A trained radiance field of any kind (MLP, hash grid, low-rank or dense tensor) teaches one of any other, "
+    "without images. Both are asked about the same points of random rays, and are brought together from the inside "
+    "out: features first, then density and colour of points, then rendered pixels.",
     config=Config,
     arms=ARMS,
     settings=SETTINGS,
@@ -406,10 +411,11 @@ PAPER = Paper(
     departures=(
         "Generated scenes of 40 x 40 pixels and small fields stand in for NeRF-Synthetic and the published sizes.",
         "Every ray of a lesson has a camera of its own, where the released code takes the rays of one picture.",
-        "From pictures the loss is the un-squared norm that students have, which is better here; squared error is an arm.",
+        "From pictures the loss is the un-squared norm that students have, which is better here; squared error is an "
+        "arm.",
         "A fixed number of samples is spread over the occupied length of a ray.",
-        "Without inheritance, a teacher of another scene, stages in reverse, fog, and a clamp that lets inward gradients "
-        "pass are added.",
+        "Without inheritance, a teacher of another scene, stages in reverse, fog, and a clamp that lets inward "
+        "gradients pass are added.",
     ),
     primary_metric="error_db",
     metrics=METRICS,

@@ -21,8 +21,7 @@ def work(field: RadianceField) -> float:
     """Multiply-accumulates of one point in its networks; interpolation left out."""
     x = torch.empty(1, 3, device="meta")
     if isinstance(field, HashField):
-        nets = [field.sigma_net.layers, field.colour_net.layers]
-        return float(sum(layer.weight.numel() for net in nets for layer in net))
+        return float(sum(p.numel() for net in (field.sigma_net, field.colour_net) for p in net.parameters()))
     return count_flops(lambda: field(x, x)) / 2
 
 

@@ -1,10 +1,10 @@
 """Scenes of a few soft solids whose density and colour are formulas, and exact pictures of them.
 
-A scene fills the cube [-1, 1]^3. Every solid is a ball or a box with a density that falls off as a logistic function of
-the distance to its surface; its colour is a base, a 3-D texture of waves, and a part that depends on the direction it is
-seen from. Nothing is fitted: density and colour can be asked for at any point, and pictures are computed from them by
-quadrature that is fine enough not to matter (`Views`). So what a radiance field learns can be compared with the truth in
-pixels and in space.
+A scene fills the cube [-1, 1]^3. Every solid is a ball or a box with a density that falls off as a logistic function
+of the distance to its surface; its colour is a base, a 3-D texture of waves, and a part that depends on the direction
+it is seen from. Nothing is fitted: density and colour can be asked for at any point, and pictures are computed from
+them by quadrature that is fine enough not to matter (`Views`). So what a radiance field learns can be compared with the
+truth in pixels and in space.
 """
 
 from __future__ import annotations
@@ -208,7 +208,9 @@ def photograph(scene: Scene, count: int, size: int, generator: torch.Generator, 
     centres = hemisphere(count, RADIUS, generator, LOWEST)
     rotations = look_at(centres)
     focal = FOCAL * size
-    images = [scene.render(view_rays(c, r, (size, size), focal), steps) for c, r in zip(centres, rotations, strict=True)]
+    images = [
+        scene.render(view_rays(c, r, (size, size), focal), steps) for c, r in zip(centres, rotations, strict=True)
+    ]
     return Views(centres, rotations, torch.stack(images).view(count, size, size, 4), focal)
 
 
@@ -225,12 +227,12 @@ def analytic_scene(
         solids, density, texture, frequency: as in `draw_scene`.
     """
     scene = draw_scene(seed, solids=solids, density=density, texture=texture, frequency=frequency)
-    views = [
+    views, held, tests = (
         photograph(scene, count, size, torch.Generator().manual_seed(order_seed(f"{split} cameras", seed)))
         for split, count in (("train", train), ("validation", validation), ("test", test))
-    ]
+    )
     return RadianceData(
-        "analytic-scene", *views, RADIUS, LOWEST, "generated",
+        "analytic-scene", views, held, tests, RADIUS, LOWEST, "generated",
         "Soft balls and boxes with textures, given by formulas; pictures by fine quadrature.", scene,
         {"scene_seed": seed, "solids": solids, "density": density, "texture": texture, "frequency": frequency},
     )  # fmt: skip

@@ -38,9 +38,7 @@ def ssim(image: Any, truth: Any) -> float:
     mx, my = mean(x), mean(y)
     vx, vy, covariance = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     c1, c2 = 0.01**2, 0.03**2
-    return float(
-        np.mean((2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2)))
-    )
+    return float(np.mean((2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))))
 
 
 def _array(pixels: Any, like: Any = None) -> np.ndarray:

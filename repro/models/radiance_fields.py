@@ -1,8 +1,8 @@
 """Radiance fields (x in [-1, 1]^3, unit d) -> (density, colour) of four kinds, split alike into two blocks.
 
-Block 1 turns a position into a feature whose first number is the log-density s; block 2 turns the rest and the direction
-into a colour. So fields of different kinds can be compared, and taught by one another, at the same three places:
-feature, density and colour of a point, and what is rendered from them.
+Block 1 turns a position into a feature whose first number is the log-density s; block 2 turns the rest and the
+direction into a colour. So fields of different kinds can be compared, and taught by one another, at the same places:
+the feature of a point, its density and colour, and what is rendered from them.
 
 | kind | block 1 | block 2 |
 |---|---|---|
@@ -15,6 +15,7 @@ feature, density and colour of a point, and what is rendered from them.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -211,7 +212,7 @@ class Plain(nn.Module):
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -310,7 +311,7 @@ class HashField(_WithColourNetwork):
 
 
 class MLPField(_WithColourNetwork):
-    """NeRF: a network on frequencies. ``inner`` is what it gives to the small network that it shares with `HashField`."""
+    """NeRF: a network on frequencies. ``inner``: what it gives to the small network that `HashField` has as well."""
 
     def __init__(
         self, octaves: int = 10, layers: int = 8, width: int = 256, skip: int = 3, inner: int = 28, hidden: int = 64,

@@ -221,8 +221,8 @@ def optimizer_of(model: RadianceField, optimisation: Optimisation, slow: float) 
 
 
 def train_field(
-    model: RadianceField, loss: Callable[[int], Tensor], optimisation: Optimisation, evaluate: Callable[[], dict[str, float]],
-    *, evaluations: int, slow: float = 0.1, tally: Tally | None = None,
+    model: RadianceField, loss: Callable[[int], Tensor], optimisation: Optimisation,
+    evaluate: Callable[[], dict[str, float]], *, evaluations: int, slow: float = 0.1, tally: Tally | None = None,
     progress: Callable[[int, int, float | None], None] = lambda *_: None,
 ) -> Trained:  # fmt: skip
     """Train by a loss of the step, counted from 0.
@@ -336,8 +336,8 @@ def fit_views(
 
 
 def fitted_part(
-    name: str, recipe: Recipe, data: Callable[[], RadianceData], made_of: Mapping[str, Any], seed: int, device: str = "cpu",
-    progress: Callable[[int, int, float | None], None] = lambda *_: None,
+    name: str, recipe: Recipe, data: Callable[[], RadianceData], made_of: Mapping[str, Any], seed: int,
+    device: str = "cpu", progress: Callable[[int, int, float | None], None] = lambda *_: None,
 ) -> Part:  # fmt: skip
     """A field trained from pictures as weights that runs share; its card holds curves and costs.
 
@@ -391,7 +391,7 @@ def size_of(model: RadianceField, cost: PointCost | None = None) -> dict[str, fl
 
 
 def first_at(curve: Iterable[Mapping[str, float]], metric: str, target: float, cost: str) -> float | None:
-    """What a training had cost at the first evaluation with ``metric`` of at least ``target``; None if there is none."""
+    """What a training had cost at the first evaluation with ``metric`` of at least ``target``; None without one."""
     return next((e[cost] for e in curve if e[metric] >= target), None)
 
 
