@@ -63,7 +63,7 @@ class Lesson:
         c = self.config
         given: dict[str, Any] = {
             "kind": kind, "shape": SHAPES[c.size][kind], "clip": (c.clip_min, c.clip_max), "inward": c.inward,
-            "lr": by_kind(c.view_rates, kind), "slow": c.slow, "steps": c.view_steps, "loss": "mse", "rays": c.rays,
+            "lr": by_kind(c.view_rates, kind), "slow": c.slow, "steps": c.view_steps, "loss": c.loss, "rays": c.rays,
             "samples": c.samples, "cells": c.cells, "threshold": c.threshold, "refresh": c.refresh,
             "sparsity": c.sparsity, "evaluations": c.evaluations, "test_samples": c.test_samples,
         }  # fmt: skip
@@ -118,7 +118,7 @@ def load(config: Config, seed: int) -> RadianceData:
 def from_views(lesson: Lesson) -> Outcome:
     """A field of a kind from pictures."""
     config = lesson.config
-    changes: dict[str, Any] = {"steps": config.steps, "loss": config.loss}
+    changes: dict[str, Any] = {"steps": config.steps}
     if config.lr:
         changes["lr"] = config.lr
     recipe = lesson.whole(**changes) if config.whole else lesson.recipe(config.student, **changes)
