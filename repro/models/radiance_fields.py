@@ -187,7 +187,8 @@ class HashGrid(nn.Module):
         near = torch.stack((1 - into, into), -1)  # [N, L, 3, 2]
         parts = [near[:, :, axis, self.corners[:, axis]] for axis in range(3)]
         weights = (parts[0] * parts[1] * parts[2]).flatten(0, 1)
-        return F.embedding_bag(rows, self.table, per_sample_weights=weights, mode="sum").view(len(x), -1)
+        found = F.embedding_bag(rows, self.table, per_sample_weights=weights, mode="sum")
+        return found.view(len(x), self.features)
 
     def naive(self, x: Tensor) -> Tensor:
         """The same, level by level and corner by corner."""
@@ -392,7 +393,7 @@ class DenseField(RadianceField):
 
     def colour(self, z: Tensor, d: Tensor) -> Tensor:
         directional = spherical_harmonics(d, self.degree)
-        return torch.sigmoid((z.view(len(z), 3, -1) * directional[:, None]).sum(-1))
+        return torch.sigmoid((z.view(len(z), 3, self.degree**2) * directional[:, None]).sum(-1))
 
 
 KINDS: dict[str, type[RadianceField]] = {"hash": HashField, "mlp": MLPField, "vm": VMField, "dense": DenseField}
