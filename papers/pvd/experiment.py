@@ -160,7 +160,8 @@ def outcome_of(lesson: Lesson, fitted: Fitted, found: Measured) -> Outcome:
         "occupied_share": fitted.grid.share if fitted.grid is not None else 1.0,
     }
     metrics["parameters"] = profile["params_total"]
-    return Outcome(metrics, trained.curves(), profile, lesson.data.describe(), {}, trained.diverged)
+    curves = {name: curve for name, curve in trained.curves().items() if name in ("loss", "psnr", "train_loss")}
+    return Outcome(metrics, curves, profile, lesson.data.describe(), {}, trained.diverged)
 
 
 @torch.no_grad()
@@ -289,7 +290,8 @@ def speed_ups(taught: Trained, teacher: Fitted, whole: Fitted, scratch: Fitted) 
         goal = reference.evaluations[-1]["psnr"] - 0.1
         theirs = first_at(points(reference), "psnr", goal, cost)
         own = first_at(points(taught), "psnr", goal, cost)
-        assert theirs is not None
+        if theirs is None:  # the reference diverged
+            return math.nan, 0.0
         return (0.0, 0.0) if own is None else (math.log2(max(theirs, 1e-9) / max(own + extra, 1e-9)), 1.0)
 
     flops, reached = of(whole.trained, "flops")
