@@ -72,10 +72,11 @@ class Lesson:
     def whole(self, **changes: Any) -> Recipe:
         """As the original NeRF learns: samples along all of the ray, and room for emptiness in the densities."""
         c = self.config
-        return self.recipe(
-            "mlp", sampling="whole", samples=c.whole_samples, test_samples=c.whole_samples,
-            clip=(c.whole_clip, c.clip_max), lr=by_kind(c.whole_rates, "mlp"), **changes,
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "sampling": "whole", "samples": c.whole_samples, "test_samples": c.whole_samples,
+            "clip": (c.whole_clip, c.clip_max), "lr": by_kind(c.whole_rates, "mlp"),
+        }  # fmt: skip
+        return self.recipe("mlp", **{**given, **changes})
 
     def fitted(self, *recipes: Recipe, seed: int | None = None) -> list[Fitted]:
         """Fields trained from pictures, made once and shared by runs. ``seed``: of another scene."""

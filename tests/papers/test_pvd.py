@@ -276,6 +276,13 @@ def test_a_share_of_the_original_takes_that_share_of_its_flops():
     assert outcome.profile["flops_over_share"] == outcome.profile["train_flops"] / 0.2
 
 
+@pytest.mark.parametrize("arm", ["scratch", "scratch-nerf", "distil"])
+def test_the_rate_can_be_chosen(arm):
+    """The grid of tuning reaches every arm."""
+    metrics = [run(tiny(arm, lr=lr), Context(0)).metrics["psnr"] for lr in (1e-3, 1e-1)]
+    assert metrics[0] != metrics[1]
+
+
 def test_a_teacher_of_another_scene_is_another_teacher():
     own, wrong = (run(tiny(arm), Context(0)) for arm in ("distil", "distil-wrong"))
     assert own.metrics["teacher_psnr"] != wrong.metrics["teacher_psnr"]
