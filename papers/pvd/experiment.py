@@ -198,15 +198,15 @@ def from_teacher(lesson: Lesson) -> Outcome:
         (teacher,) = lesson.fitted(teacher_recipe, seed=seed + 1)
     else:
         (teacher,) = lesson.fitted(teacher_recipe)
-    whole, scratch = lesson.fitted(lesson.whole(), lesson.recipe(config.student))
-    taught = distil(lesson, teacher, lesson.recipe(config.student), reference=whole)
+    references = lesson.fitted(lesson.whole(), lesson.recipe(config.student)) if config.references else []
+    taught = distil(lesson, teacher, lesson.recipe(config.student), reference=references[0] if references else None)
     found, of_teacher = tested(lesson, taught.fitted), tested(lesson, teacher)
     outcome = outcome_of(lesson, taught.fitted, found)
     outcome.metrics |= {
         "teacher_psnr": of_teacher.metrics["psnr"],
         "behind_teacher_db": of_teacher.metrics["psnr"] - found.metrics["psnr"],
         "inherited": float(sum(taught.fitted.field.state_dict()[k].numel() for k in taught.inherited)),
-        **speed_ups(taught.fitted.trained, teacher, whole, scratch),
+        **(speed_ups(taught.fitted.trained, teacher, *references) if references else {}),
     }
     outcome.profile["flops_over_share"] = taught.fitted.tally.flops / (config.share_of_whole or 1.0)
     outcome.profile["teacher_flops"] = teacher.tally.flops
@@ -218,12 +218,14 @@ def from_teacher(lesson: Lesson) -> Outcome:
     return outcome
 
 
-def distil(lesson: Lesson, teacher: Fitted, recipe: Recipe, reference: Fitted | None = None, steps: int = 0) -> Taught:
+def distil(
+    lesson: Lesson, teacher: Fitted, recipe: Recipe, reference: Fitted | None = None, steps: int = 0, evaluations: int = 0
+) -> Taught:  # fmt: skip
     """Teach a fresh field.
 
     Args:
         reference: whose FLOPs a share is taken of, where the configuration asks for one.
-        steps: 0 for those of the configuration.
+        steps, evaluations: 0 for those of the configuration.
     """
     config, context, data = lesson.config, lesson.context, lesson.data
     rate = config.lr or by_kind(config.rates, recipe.kind)
@@ -265,7 +267,7 @@ def distil(lesson: Lesson, teacher: Fitted, recipe: Recipe, reference: Fitted | 
 
     optimisation = dataclasses.replace(recipe, lr=rate, steps=length).optimisation
     trained = train_field(
-        student, loss, optimisation, evaluate, evaluations=config.evaluations, slow=config.slow, tally=teaching.tally,
+        student, loss, optimisation, evaluate, evaluations=evaluations or config.evaluations, slow=config.slow, tally=teaching.tally,
         progress=context.progress,
     )  # fmt: skip
     return Taught(Fitted(student.eval(), teacher.grid, trained, teaching.tally), inherited)
@@ -328,7 +330,7 @@ def all_pairs(lesson: Lesson) -> Outcome:
         psnr[teacher] = {"from pictures": quality[teacher]}
         shown += [data.test.over()[0], from_pictures[teacher].images[0]]
         for student in KINDS:
-            taught = distil(lesson, fields[teacher], lesson.recipe(student), steps=config.pair_steps)
+            taught = distil(lesson, fields[teacher], lesson.recipe(student), steps=config.pair_steps, evaluations=1)
             found = tested(lesson, taught.fitted)
             psnr[teacher][student] = found.metrics["psnr"]
             margin = found.metrics["psnr"] - min(quality[teacher], quality[student])

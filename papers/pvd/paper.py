@@ -85,9 +85,10 @@ class Config:
     decay: float = 0.995  # of the feature's weight a step, of 30,000
     sparsity: float = 1e-4
     # training
-    steps: int = 600  # of the run's own field
-    view_steps: int = 600  # of teachers and references
-    pair_steps: int = 300
+    steps: int = 500  # of the run's own field
+    view_steps: int = 500  # of teachers and references
+    pair_steps: int = 250
+    references: bool = True  # the same network from pictures is trained too, for speed-ups
     share_of_whole: float = (
         0.0  # steps: as many as take this share of the FLOPs of the original NeRF's training; 0: steps
     )
@@ -150,7 +151,7 @@ SETTINGS = (
     ),
     Setting(
         "fog", "The same solids, a tenth as dense (negative control)", "analytic-scene", "generated",
-        {"data": "analytic-scene", "density": 3.0},
+        {"data": "analytic-scene", "density": 3.0, "references": False},
         note="Pictures show how dense fog is, so no density is in the thousands: how densities are compared should not "
         "matter.",
     ),
