@@ -219,7 +219,8 @@ def from_teacher(lesson: Lesson) -> Outcome:
 
 
 def distil(
-    lesson: Lesson, teacher: Fitted, recipe: Recipe, reference: Fitted | None = None, steps: int = 0, evaluations: int = 0
+    lesson: Lesson, teacher: Fitted, recipe: Recipe, reference: Fitted | None = None, steps: int = 0,
+    evaluations: int = 0,
 ) -> Taught:  # fmt: skip
     """Teach a fresh field.
 
@@ -267,8 +268,8 @@ def distil(
 
     optimisation = dataclasses.replace(recipe, lr=rate, steps=length).optimisation
     trained = train_field(
-        student, loss, optimisation, evaluate, evaluations=evaluations or config.evaluations, slow=config.slow, tally=teaching.tally,
-        progress=context.progress,
+        student, loss, optimisation, evaluate, evaluations=evaluations or config.evaluations, slow=config.slow,
+        tally=teaching.tally, progress=context.progress,
     )  # fmt: skip
     return Taught(Fitted(student.eval(), teacher.grid, trained, teaching.tally), inherited)
 
