@@ -16,7 +16,6 @@ from papers.pvd.paper import CLOSE, KINDS, SHAPES, Config, by_kind
 from repro.data.analytic_scenes import RadianceData
 from repro.data.registry import load_scene
 from repro.evaluation.pictures import sheet
-from repro.models.radiance_fields import RadianceField
 from repro.models.volume_rendering import OccupancyGrid, random_rays, sample_occupied
 from repro.runner import Context, Outcome
 from repro.runner.outcome import Picture
@@ -376,6 +375,3 @@ def compared(data: RadianceData, rows: dict[str, Tensor]) -> Picture:
         torch.cat(parts).permute(0, 3, 1, 2), f"{len(truth)} test views. From the top: {', '.join(words)}.",
         columns=len(truth), scale=2,
     )  # fmt: skip
-
-
-__all__ = ["Lesson", "RadianceField", "all_pairs", "compared", "distil", "from_teacher", "from_views", "run"]

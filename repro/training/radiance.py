@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.data.analytic_scenes import RadianceData, Views
 from repro.evaluation.images import psnr, ssim
-from repro.models.radiance_fields import DenseField, HashField, MLPField, RadianceField, VMField, make_field
+from repro.models.radiance_fields import RadianceField, VMField, make_field
 from repro.models.volume_rendering import Composed, OccupancyGrid, Rays, compose, sample_occupied
 from repro.profiling.counts import count_flops, count_parameters
 from repro.training.checkpoints import Built, Checkpoint, Part
@@ -378,11 +378,6 @@ def restored(recipe: Recipe, found: Checkpoint, seed: int, device: str = "cpu") 
     return Fitted(model.eval(), grid, trained, Tally(card["flops"], card["points"]))
 
 
-def frozen(model: nn.Module) -> nn.Module:
-    """The same module, learning nothing any more."""
-    return model.requires_grad_(False).eval()
-
-
 def size_of(model: RadianceField, cost: PointCost | None = None) -> dict[str, float]:
     """Parameters, bytes in float32 and FLOPs of a point, for a profile."""
     counted = count_parameters(model)
@@ -393,10 +388,3 @@ def size_of(model: RadianceField, cost: PointCost | None = None) -> dict[str, fl
 def first_at(curve: Iterable[Mapping[str, float]], metric: str, target: float, cost: str) -> float | None:
     """What a training had cost at the first evaluation with ``metric`` of at least ``target``; None without one."""
     return next((e[cost] for e in curve if e[metric] >= target), None)
-
-
-__all__ = [
-    "DenseField", "Fitted", "HashField", "MLPField", "Measured", "PointCost", "Recipe", "Seen", "Tally", "VMField",
-    "compose_points", "first_at", "fit_views", "fitted_part", "frozen", "measure", "norm", "photograph", "pixel_loss",
-    "point_cost", "render", "restored", "size_of", "train_field",
-]  # fmt: skip
