@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from repro.data.errors import UnknownData
 
 if TYPE_CHECKING:
+    from repro.data.analytic_scenes import RadianceData
     from repro.data.base import LanguageData, TupleData
     from repro.data.clicks import ClickData
     from repro.data.code import CodeData
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
-    images, scenes, clicks and nodes, ``function(...)`` for functions of code.
+    images, scenes, radiance, clicks and nodes, ``function(...)`` for functions of code.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code", "scenes"] = "language"
+    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code", "scenes", "radiance"] = "language"
     seeded: bool = True
 
 
@@ -81,6 +82,8 @@ ENTRIES = {
     "stdlib-functions": Entry("repro.data.stdlib_functions", "stdlib_functions", "code", seeded=False),
     "code-search-net": Entry("repro.data.code_hub", "code_search_net", "code", seeded=False),
     "big-clone-bench": Entry("repro.data.code_hub", "big_clone_bench", "code", seeded=False),
+    "analytic-scene": Entry("repro.data.analytic_scenes", "analytic_scene", "radiance"),
+    "blender-scene": Entry("repro.data.blender_scenes", "blender_scene", "radiance"),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
@@ -164,6 +167,14 @@ def load_code(name: str, **options: Any) -> CodeData:
     if not _of_kind(name, "code"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "code")])
     return _function(name)(**options)
+
+
+def load_radiance(name: str, *, seed: int = 0, **options: Any) -> RadianceData:
+    """Pictures of a scene from known cameras. ``seed`` is the seed of the scene, or of what is held out. Raises
+    UnknownData for an unknown name, MissingData for real data that is not at hand."""
+    if not _of_kind(name, "radiance"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "radiance")])
+    return _function(name)(seed, **options)
 
 
 def _of_kind(name: str, kind: str) -> bool:
