@@ -27,13 +27,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repro.models.entropy import FactorisedCode, FactorisedPrior
+from repro.models.entropy import FactorisedCode
 from repro.models.gdn import GDN1
 
 #: Label of an image that has none: it counts in distillation only.
@@ -71,14 +71,14 @@ class Student(nn.Module):
 
     Args:
         encoder: images to [N, C, h, w].
-        prior: of its C channels; anything with ``prior(v, noise) -> (values, bits)``.
+        prior: of its C channels; anything with ``prior(v, noise) -> (values, bits)`` and ``prior.code()``.
         decoder: values to what the first of ``stages`` takes.
         stages: the teacher's, behind the part that is replaced; copied.
         head: features of the last stage to logits; copied.
     """
 
     def __init__(
-        self, encoder: nn.Module, prior: nn.Module, decoder: nn.Module, stages: Iterable[nn.Module], head: nn.Module
+        self, encoder: nn.Module, prior: Any, decoder: nn.Module, stages: Iterable[nn.Module], head: nn.Module
     ) -> None:
         super().__init__()
         self.encoder, self.prior, self.decoder = encoder, prior, decoder
@@ -116,10 +116,10 @@ class Student(nn.Module):
         """Stage 1: encoder, prior and decoder learn."""
         self.freeze(self.stages, self.head)
 
-    def begin_tuning(self) -> FactorisedCode | None:
-        """Stage 2: decoder and tail learn. Returns the code that is fixed from here on, if the prior has one."""
+    def begin_tuning(self) -> FactorisedCode:
+        """Stage 2: decoder and tail learn. Returns the code, which is fixed from here on."""
         self.freeze(self.encoder, self.prior)
-        return self.prior.code() if isinstance(self.prior, FactorisedPrior) else None
+        return self.prior.code()
 
 
 def stage_one_loss(features: Sequence[Tensor], targets: Sequence[Tensor], bits: Tensor, beta: float) -> Tensor:
@@ -127,8 +127,8 @@ def stage_one_loss(features: Sequence[Tensor], targets: Sequence[Tensor], bits: 
 
     Targets may be fewer: the first features are compared.
     """
-    error = sum(((h - t).square().sum() for h, t in zip(features, targets, strict=False)), torch.zeros(()))
-    return error + beta * bits.sum()
+    pairs = zip(features, targets, strict=False)
+    return torch.stack([(h - t).square().sum() for h, t in pairs]).sum() + beta * bits.sum()
 
 
 def stage_two_loss(

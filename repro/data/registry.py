@@ -34,6 +34,7 @@ ENTRIES = {
     "glyphs": Entry("repro.data.glyphs", "glyphs", "images"),
     "textures": Entry("repro.data.textures", "textures", "images"),
     "digits": Entry("repro.data.digits", "digits", "images"),
+    "cluttered": Entry("repro.data.cluttered", "cluttered", "images"),
     "worn-glyphs": Entry("repro.data.worn_glyphs", "worn_glyphs", "images"),
     "composition": Entry("repro.data.tuples", "composition", "tuples"),
     "lookup": Entry("repro.data.tuples", "lookup", "tuples"),

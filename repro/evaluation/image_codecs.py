@@ -34,29 +34,38 @@ def code_images(pixels: Tensor, codec: str, quality: int) -> Coded:
         codec: ``jpeg``, ``webp`` or ``avif``.
         quality: as Pillow takes it, 0 (smallest) to 100.
 
-    Raises ValueError for another codec, ImportError without Pillow (``pip install 'repro[vision]'``), OSError where this
-    build of Pillow lacks the codec.
+    Raises ValueError for another codec, ImportError without Pillow (``pip install 'repro[vision]'``), and what Pillow
+    raises where its build lacks the codec.
     """
+    files = [encode_image(image, codec, quality) for image in pixels]
+    payload = [CODECS[codec][1](file) for file in files]
+    seen = torch.stack([decode_image(file, pixels.shape[1] == 1) for file in files])
+    return Coded(seen, torch.tensor(payload), torch.tensor([len(file) for file in files]))
+
+
+def encode_image(pixels: Tensor, codec: str, quality: int) -> bytes:
+    """One image, float [C, H, W] in 0..1, as a file. Raises as `code_images` does."""
     from PIL import Image
 
     if codec not in CODECS:
         raise ValueError(f"a codec is {', '.join(CODECS)}, not {codec!r}")
-    options, measure = CODECS[codec]
-    grey = pixels.shape[1] == 1
-    arrays = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    seen, payload, whole = [], [], []
-    for array in arrays:
-        source = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if grey else array))
-        stream = io.BytesIO()
-        (source if codec == "jpeg" else source.convert("RGB")).save(stream, quality=quality, **options(grey))
-        written = stream.getvalue()
-        payload.append(measure(written))
-        whole.append(len(written))
-        with Image.open(io.BytesIO(written)) as read:
-            seen.append(np.asarray(read.convert("L" if grey else "RGB")))
-    back = torch.from_numpy(np.stack(seen)).float() / 255
-    back = back[:, None] if grey else back.permute(0, 3, 1, 2)
-    return Coded(back.contiguous(), torch.tensor(payload), torch.tensor(whole))
+    grey = pixels.shape[0] == 1
+    array = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    source = Image.fromarray(array[:, :, 0] if grey else array)
+    stream = io.BytesIO()
+    # only JPEG knows grey files; the others hold a colourless one
+    (source if codec == "jpeg" else source.convert("RGB")).save(stream, quality=quality, **CODECS[codec][0](grey))
+    return stream.getvalue()
+
+
+def decode_image(file: bytes, grey: bool) -> Tensor:
+    """The image in a file, float [1 or 3, H, W] in 0..1."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(file)) as read:
+        array = np.asarray(read.convert("L" if grey else "RGB"))
+    found = torch.from_numpy(array.copy()).float() / 255
+    return found[None] if grey else found.permute(2, 0, 1).contiguous()
 
 
 def jpeg_payload(file: bytes) -> int:

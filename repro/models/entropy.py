@@ -150,8 +150,8 @@ class FactorisedCode:
         low: LongTensor [C], the smallest step that a channel can send.
         frequencies: of the steps from ``low`` on, a table for every channel.
 
-    A message is the shortest beginning of the range coder's output that decodes exactly, with zeros behind it; its length
-    is known to the receiver, as that of a packet is. It can be empty.
+    A message is the shortest one that the range coder decodes exactly, with zeros behind it; its length is known to the
+    receiver, as that of a packet is. It can be empty.
 
     Raises ImportError without constriction (``pip install 'repro[compression]'``).
     """
@@ -195,11 +195,16 @@ class FactorisedCode:
             if model is not None:
                 encoder.encode(np.ascontiguousarray(row), model)
         whole = encoder.get_compressed().astype(">u4").tobytes()
-        # the coder writes whole words: bytes that the decoder can do without are left out
+        # the coder writes whole words: any shorter number in the same interval says the same
         for length in range(max(0, len(whole) - 8), len(whole)):
-            with contextlib.suppress(ValueError):
-                if np.array_equal(self._rows(whole[:length], rows.shape[1]), rows):
-                    return whole[:length]
+            start = int.from_bytes(whole[:length], "big")
+            for number in (start, start + 1):
+                if number >> (8 * length):
+                    continue
+                message = number.to_bytes(length, "big")
+                with contextlib.suppress(ValueError):
+                    if np.array_equal(self._rows(message, rows.shape[1]), rows):
+                        return message
         return whole
 
     def decode(self, message: bytes, count: int) -> Tensor:
