@@ -41,11 +41,15 @@ from repro.training.initial import generator
 from repro.training.loop import Optimisation, train
 
 #: Options that decide a teacher, and those that decide a first stage beside them.
-TEACHER = ("data", "classes", "train", "validation", "test", "limit", "widths", "blocks", "teacher_epochs", "teacher_lr",
-           "batch")  # fmt: skip
+TEACHER = (
+    "data", "classes", "train", "validation", "test", "limit", "widths", "blocks", "teacher_epochs", "teacher_lr",
+    "batch",
+)  # fmt: skip
 STAGE = (*TEACHER, "channels", "start", "epochs", "lr", "schedule", "milestones")
 #: How pixels in 0..1 are brought to about zero mean and unit variance.
 MEAN, DEVIATION = 0.4, 0.2
+#: Images of the codecs' curves in a picture.
+PICTURED = 200
 LEARNERS = ("codec", "student", "channels", "end-to-end", "joint")
 
 
@@ -70,7 +74,7 @@ def run(config: Config, context: Context) -> Outcome:
 
 @dataclass
 class Bench:
-    """The images of a task, standardised and on the device, and its teacher with what it says of the training images."""
+    """The images of a task, standardised and on the device, and its teacher with what it says of those for training."""
 
     config: Config
     context: Context
@@ -111,7 +115,7 @@ def load(config: Config, seed: int, task: str = "") -> ImageData:
     if config.data == "cluttered":
         sizes = {"classes": config.classes, "train": config.train, "validation": config.validation, "test": config.test}
         return load_images("cluttered", seed=seed, task=task or config.task, **sizes)
-    return load_images(config.data, seed=seed, limit=config.limit or None)
+    return load_images(config.data, seed=seed, validation=config.validation, limit=config.limit or None)
 
 
 def standardised(images: Images) -> Images:
@@ -322,7 +326,8 @@ def train_first_stage(bench: Bench, student: Student, rate: float, epochs: int) 
             alpha = 0.5
         else:
             return stage_one_loss(seen.features, [t[rows] for t in targets], seen.bits, beta) / len(rows)
-        return stage_two_loss(seen.logits, bench.logits[rows], bench.labels[rows], alpha=alpha) + beta * seen.bits.mean()
+        task = stage_two_loss(seen.logits, bench.logits[rows], bench.labels[rows], alpha=alpha)
+        return task + beta * seen.bits.mean()
 
     held = bench.split("validation")
     optimisation = recipe(config, config.lr, len(order), config.milestones)
@@ -349,7 +354,7 @@ def tune(bench: Bench, student: Student, epochs: int) -> bool:
                               tau=config.tau)  # fmt: skip
 
     if config.tune_optimiser == "sgd":
-        sgd = Sgd(config.tune_lr, epochs, config.tune_batch, schedule="steps" if config.schedule == "steps" else "cosine",
+        sgd = Sgd(config.tune_lr, epochs, config.tune_batch, schedule=config.schedule,
                   milestones=tuple(map(float, config.tune_milestones.split())))  # fmt: skip
         images = Images(v, torch.arange(len(v), device=v.device))
         losses = train_task(student, images, loss_of, sgd, generator("order of tuning", context.seed),
@@ -455,7 +460,7 @@ def measure(bench: Bench, student: Student, rate: float, place: int) -> Point:
         time_calls(lambda: send(student, code, one)), size,
         time_calls(lambda: receive(student, code, message, (shape[0], shape[1]))),
     )  # fmt: skip
-    if bench.config.targets == "pixels" and bench.context.seed == 0:
+    if bench.config.targets == "pixels" and bench.context.seed % 1000 == 0:
         with torch.no_grad():
             v = code.values(code.symbols(student.encoder(bench.split("test").pixels[:8]))).to(one.device)
             point.seen = student.decoder(v).cpu() * DEVIATION + MEAN
@@ -484,23 +489,26 @@ def codec_points(bench: Bench, codec: str, qualities: Sequence[int], limit: int 
         point = Point(quality, found[2], found[3], found[0], found[1])
         point.more["file_bytes"] = float(coded.file.double().mean())
         point.seen = coded.pixels[:8]
-        one, grey = bench.data.test.pixels[0], bench.channels == 1
-        if codec == "raw":
-            point.split = Split(0.0, point.bytes, time_calls(lambda: answer(one[None])))  # type: ignore[misc]
-        else:
-            file = encode_image(one, codec, quality)
-            point.split = Split(
-                time_calls(lambda q=quality: encode_image(one, codec, q)), point.bytes,  # type: ignore[misc]
-                time_calls(lambda f=file: answer(decode_image(f, grey)[None])),  # type: ignore[misc]
-            )  # fmt: skip
+        coding, answering = codec_times(bench.data.test.pixels[0], codec, quality, answer)
+        point.split = Split(coding, point.bytes, answering)
         out.append(point)
         bench.context.progress(place + 1, len(qualities), 100 - point.accuracy)
     return out
 
 
+def codec_times(
+    image: Tensor, codec: str, quality: int, answer: Callable[[Tensor], Tensor]
+) -> tuple[float, float]:  # fmt: skip
+    """Seconds of coding one image [C, H, W], and of decoding and answering it."""
+    if codec == "raw":
+        return 0.0, time_calls(lambda: answer(image[None]))
+    file = encode_image(image, codec, quality)
+    coding = time_calls(lambda: encode_image(image, codec, quality))
+    return coding, time_calls(lambda: answer(decode_image(file, len(image) == 1)[None]))
+
+
 def summarise(outcome: Outcome, bench: Bench, points: Sequence[Point]) -> None:
     """Metrics, curves, tables, profile and pictures of a run."""
-    config = bench.config
     chance = 100 / bench.data.classes
     test = [(p.bytes, p.accuracy) for p in points]
     held = [(p.held_bytes, p.held_accuracy) for p in points]
@@ -534,9 +542,7 @@ def summarise(outcome: Outcome, bench: Bench, points: Sequence[Point]) -> None:
     outcome.curves["accuracy_by_bytes"] = {
         "x": [p.bytes for p in order], "y": [p.accuracy for p in order], "of": "bytes an image"
     }  # fmt: skip
-    outcome.tables["points"] = [
-        {"rate": p.rate, "bytes": p.bytes, "accuracy": p.accuracy, **p.more} for p in points
-    ]
+    outcome.tables["points"] = [{"rate": p.rate, "bytes": p.bytes, "accuracy": p.accuracy, **p.more} for p in points]
     outcome.diverged = any(p.diverged for p in points)
     outcome.profile = profile(bench, points)
     if bench.context.seed % 1000 == 0:
@@ -551,7 +557,8 @@ def profile(bench: Bench, points: Sequence[Point]) -> dict[str, float]:
     out = {"teacher_samples": float(rows * config.teacher_epochs)}
     student = points[-1].student
     if student is None:
-        return out | {"point_samples": out["teacher_samples"], "params_total": count_parameters(bench.teacher)["params_total"]}
+        whole = count_parameters(bench.teacher)["params_total"]
+        return out | {"point_samples": out["teacher_samples"], "params_total": whole}
     one = bench.train.pixels[:1]
     with torch.no_grad():
         work, all_of_it = count_flops(lambda: student.encoder(one)), count_flops(lambda: student(one))
@@ -575,16 +582,20 @@ def draw(outcome: Outcome, bench: Bench, points: Sequence[Point]) -> None:
         ordered = sorted(rows)
         return {"x": [round(x, 2) for x, _ in ordered], "y": [round(y, 2) for _, y in ordered]}
 
-    if config.learner == "student" and config.targets == "features" and config.encoder == "learned":
-        series = {"student": line([(p.bytes, p.accuracy) for p in points])}
-        if all("untuned" in p.more for p in points):
-            series["stage 1 only"] = line([(p.bytes, p.more["untuned"]) for p in points])
-        for codec, qualities in (("jpeg", (1, 5, 10, 20)), ("webp", (0, 1, 10)), ("avif", (0, 15, 25, 35))):
-            found = codec_points(bench, codec, qualities, 200)
-            series[{"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}[codec]] = line([(p.bytes, p.accuracy) for p in found])
+    if all("untuned" in p.more for p in points) and config.targets == "features" and config.learner == "student" and (
+        config.encoder == "learned" and config.task == "class" and not config.labelled
+    ):  # fmt: skip
+        series = {
+            "student": line([(p.bytes, p.accuracy) for p in points]),
+            "stage 1 only": line([(p.bytes, p.more["untuned"]) for p in points]),
+        }
+        for title, qualities in (("JPEG", (1, 5, 10, 20)), ("WebP", (0, 1, 10)), ("AVIF", (0, 15, 25, 35))):
+            found = codec_points(bench, title.lower(), qualities, PICTURED)
+            series[title] = line([(p.bytes, p.accuracy) for p in found])
         outcome.pictures["rate_distortion"] = chart(
             series, "bytes an image", "accuracy, percent",
-            "Accuracy over bytes: the student before and after stage 2, and the teacher behind codecs (200 images).",
+            "Accuracy over bytes: the student before and after stage 2, and the "
+            f"teacher behind codecs ({PICTURED} images).",
             points=True,
         )  # fmt: skip
     shown = [p for p in points if p.seen is not None]

@@ -1,13 +1,13 @@
 """Entropic Student (arXiv 2108.11898): a small encoder learns to send what a teacher's features need, and no more.
 
     stage 1   min over encoder, prior, decoder   sum_l |h_l(x) - t_l(x)|^2 + beta * sum -log2 p(v + u)
-    stage 2   min over decoder, later layers     1/2 CE(y, s(x)) + 1/2 tau^2 KL(teacher(x) | s(x)),   encoder, prior fixed
+    stage 2   min over decoder, later layers     1/2 CE(y, s(x)) + 1/2 tau^2 KL(teacher(x) | s(x))
 
 t_1..t_L are the teacher's features behind each of its stages. The encoder, the prior and the decoder stand for the
 teacher's first part; h_1 is the decoder's output, and h_2..h_L follow from it through copies of the teacher's later
-stages, which stage 1 leaves as they are. v is the encoder's output, u ~ U(-1/2, 1/2) stands for rounding while the encoder
-learns; afterwards v is rounded and range-coded into bytes. All sums of stage 1 are over elements and images alike, so
-that beta is the price of a bit in squared error.
+stages, which stage 1 leaves as they are. v is the encoder's output, u ~ U(-1/2, 1/2) stands for rounding while the
+encoder learns; in stage 2 encoder and prior are fixed, and v is rounded and range-coded into bytes. All sums of stage 1
+are over elements and images alike, so that beta is the price of a bit in squared error.
 
 What is sent does not depend on the task that stage 2 is for: one encoder serves a tail for every task.
 
@@ -138,7 +138,8 @@ def stage_two_loss(
 
     Labels may be `UNLABELLED`: the cross-entropy is the mean over the others.
     """
-    kept = F.kl_div((logits / tau).log_softmax(1), (teacher / tau).log_softmax(1), reduction="batchmean", log_target=True)
+    said, target = ((z / tau).log_softmax(1) for z in (logits, teacher))
+    kept = F.kl_div(said, target, reduction="batchmean", log_target=True)
     total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
     return alpha * total / (labels != UNLABELLED).sum().clamp(min=1) + (1 - alpha) * tau**2 * kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -23,8 +24,7 @@ class Teacher(nn.Module):
         stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
         self.first = nn.Sequential(stem, stage(widths[0], widths[0], 2, blocks))
         self.stages = nn.ModuleList(
-            stage(a, b, 1 if place == 0 else 2, blocks)
-            for place, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            stage(a, b, 1 if place == 0 else 2, blocks) for place, (a, b) in enumerate(itertools.pairwise(widths))
         )
         self.head = nn.Sequential(Pool(), nn.Linear(widths[-1], classes))
 
@@ -40,4 +40,5 @@ class Teacher(nn.Module):
 
 
 def stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(inputs, outputs, stride), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+    more = (BasicBlock(outputs, outputs) for _ in range(blocks - 1))
+    return nn.Sequential(BasicBlock(inputs, outputs, stride), *more)

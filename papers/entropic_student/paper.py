@@ -112,7 +112,7 @@ SETTINGS = (
         "cluttered",
         "generated",
         {"labelled": 200},
-        note="The teacher knows all labels, learners 200 of 4,000: features and logits of the teacher are for all images.",
+        note="The teacher knows all labels, learners 200 of 4,000; what the teacher says is there for all images.",
     ),
     Setting(
         "place",
@@ -191,8 +191,8 @@ CLAIMS = (
         "At equal bytes the student is more accurate than the teacher behind any codec for images, learned ones "
         "included.",
         "quality",
-        Published("ImageNet, KB / top-1: student 1.32 / 68.0, 2.26 / 72.0, 3.7 / 74.0; BPG 3.3 / 67.8, 5.9 / 72.4, 14.5 "
-                  "/ 75.7; JPEG 5.1 / 67.8, 9.0 / 72.8", FIGURE, 1.29),
+        Published("ImageNet, KB / top-1: student 1.32 / 68.0, 2.26 / 72.0, 3.7 / 74.0; BPG 3.3 / 67.8, 5.9 / 72.4, "
+                  "14.5 / 75.7; JPEG 5.1 / 67.8, 9.0 / 72.8", FIGURE),
         (
             *(
                 ahead(f"{codec}-{budget}", f"accuracy at {text}, student minus {title}", "student", codec, budget)
@@ -213,8 +213,8 @@ CLAIMS = (
             ahead("tuned-codec", "what tuning brings the learned codec at 32 bytes", "fp-tuned", "fp", "large",
                   matched=(SAMPLES, DEVICE), role="secondary"),
             *(
-                ahead(f"drawn-{budget}", f"negative control: encoder not learned, minus AVIF, at {text}", "drawn", "avif",
-                      budget, settings=("cluttered",), role="control")
+                ahead(f"drawn-{budget}", f"negative control: encoder not learned, minus AVIF, at {text}", "drawn",
+                      "avif", budget, settings=("cluttered",), role="control")
                 for budget, text in WIDE
             ),
             ahead("learned", "student minus a student whose encoder is not learned, at 32 bytes", "student", "drawn",
@@ -225,8 +225,8 @@ CLAIMS = (
     ),
     Claim(
         "C2",
-        "At equal bytes the student is more accurate than the same network with few channels in eight bits, and than the "
-        "same network trained end to end.",
+        "At equal bytes the student is more accurate than the same network with few channels in eight bits, and than "
+        "the same network trained end to end.",
         "quality",
         Published("ImageNet, KB / top-1: CR+BQ 4.2 / 60.9, 7.8 / 72.1, 11.4 / 74.1; end-to-end 3.3 / 62.9, 16 / 66.1",
                   FIGURE),
@@ -237,26 +237,27 @@ CLAIMS = (
                   matched=(SAMPLES, DEVICE), published=Published("73.6 and 62.9 at 3.3 KB", FIGURE, 10.7)),
             ahead("end-small", "accuracy at 16 bytes, student minus end-to-end", "student", "end", "small",
                   matched=(SAMPLES, DEVICE)),
-            ahead("crbq-tuned", "accuracy at 64 bytes, student minus CR+BQ with stage 2", "student", "crbq-tuned", "wide",
-                  matched=(SAMPLES, DEVICE), role="secondary"),
+            ahead("crbq-tuned", "accuracy at 64 bytes, student minus CR+BQ with stage 2", "student", "crbq-tuned",
+                  "wide", matched=(SAMPLES, DEVICE), role="secondary"),
             *(
-                ahead(f"few-{budget}", f"with 200 labels, accuracy at {text}, student minus end-to-end", "student", "end",
-                      budget, settings=("few-labels",), matched=(SAMPLES, DEVICE), role="secondary")
+                ahead(f"few-{budget}", f"with 200 labels, accuracy at {text}, student minus end-to-end", "student",
+                      "end", budget, settings=("few-labels",), matched=(SAMPLES, DEVICE), role="secondary")
                 for budget, text in BOTH
             ),
         ),
     ),
     Claim(
         "C3",
-        "The encoder is small: 0.14 M parameters, a ninth of a learned image codec's, and a seventh of ResNet-50's work.",
+        "The encoder is small: 0.14 M parameters, a ninth of a learned image codec's, and a seventh of ResNet-50's "
+        "work.",
         "cost",
         Published("138,672 parameters, 547 KiB with the prior; 588 M of 4.09 G MACs", CONFIGURATIONS),
         (
             Computed("encoder", "parameters of the encoder", "encoder_parameters", 138_672.0, 0.0),
             Computed("macs", "MACs of the encoder, 224 x 224 pixels", "encoder_macs", 588.4e6, 1e-3),
             Computed("teacher", "MACs of ResNet-50", "resnet50_macs", 4.09e9, 1e-3),
-            Computed("codec", "parameters of the learned image codec's encoder", "codec_encoder_parameters", 1_288_448.0,
-                     0.0),
+            Computed("codec", "parameters of the learned image codec's encoder", "codec_encoder_parameters",
+                     1_288_448.0, 0.0),
             Computed("size", "encoder and prior in 32 bits", "encoder_kib", 547.0, 1e-3, unit=" KiB", role="secondary"),
             Computed("symbols", "symbols of an image", "latent_symbols", 72_600.0, 0.0, role="secondary"),
             Computed("decoder", "parameters of the decoder", "decoder_parameters", 1_164_032.0, 0.0, role="secondary"),
@@ -279,8 +280,8 @@ CLAIMS = (
                 for link in ("middle", "fast") for other, title in (("raw", "pixels as they are"), ("jpeg", "JPEG"))
             ),
         ),
-        untested="Times are of one thread of this machine for device and server alike, on images of 32 x 32 pixels; embedded "
-        "boards are not at hand. Running the whole model on the device is compared by arithmetic only.",
+        untested="Times are of one thread of this machine for device and server alike, on images of 32 x 32 pixels; "
+        "embedded boards are not at hand. Running the whole model on the device is compared by arithmetic only.",
     ),
     Claim(
         "C5",
@@ -289,8 +290,8 @@ CLAIMS = (
         Published("classification, detection and segmentation from one encoder", ABSTRACT),
         (
             *(
-                ahead(f"{task}-{budget}", f"{task}, {text}: shared encoder minus nine tenths of its own encoder's accuracy",
-                      "shared", "student", budget, settings=(task,), share=0.9, matched=(DEVICE,))
+                ahead(f"{task}-{budget}", f"{task}, {text}: shared encoder minus nine tenths of its own encoder's "
+                      "accuracy", "shared", "student", budget, settings=(task,), share=0.9, matched=(DEVICE,))
                 for task in OTHER for budget, text in BOTH
             ),
             *(
@@ -299,9 +300,9 @@ CLAIMS = (
                 for task in OTHER
             ),
             *(
-                ahead(f"{task}-end", f"negative control: {task}, 32 bytes: end-to-end encoder of the classes minus nine "
-                      "tenths of its own encoder's accuracy", "end-shared", "student", "large", settings=(task,), share=0.9,
-                      role="control")
+                ahead(f"{task}-end", f"negative control: {task}, 32 bytes: end-to-end encoder of the classes minus "
+                      "nine tenths of its own encoder's accuracy", "end-shared", "student", "large", settings=(task,),
+                      share=0.9, role="control")
                 for task in OTHER
             ),
             *(
@@ -346,7 +347,7 @@ METRICS = {
     "teacher_accuracy": "test accuracy of the teacher on images as they are, percent",
     **{f"bytes_{place}": f"bytes an image at rate {place}" for place in range(1, 10)},
     **{f"accuracy_{place}": f"test accuracy at rate {place}, percent" for place in range(1, 10)},
-    **{f"tuning_gain_{place}": f"accuracy after stage 2 minus before at rate {place}, points" for place in range(1, 10)},
+    **{f"tuning_gain_{place}": f"accuracy after stage 2 minus before, rate {place}, points" for place in range(1, 10)},
     "bytes_needed": f"bytes an image for {RANGE[1]:g} % accuracy",
     "device_s": "seconds of the device for an image",
     "server_s": "seconds of the server for an image",
@@ -363,9 +364,9 @@ PAPER = Paper(
     year=2021,
     venue="WACV 2022",
     code="yoshitomo-matsubara/supervised-compression",
-    idea="A device sends not the image but what a network on the server needs of it. A tiny encoder, an entropy model and a "
-    "decoder replace the first part of a teacher; they learn to give the teacher's features for as few bits as possible, "
-    "then the encoder is fixed and the rest is tuned to the task.",
+    idea="A device sends not the image but what a network on the server needs of it. A tiny encoder, an entropy model "
+    "and a decoder replace the first part of a teacher; they learn to give the teacher's features for as few bits as "
+    "possible, then the encoder is fixed and the rest is tuned to the task.",
     config=Config,
     arms=ARMS,
     settings=SETTINGS,
@@ -385,8 +386,8 @@ PAPER = Paper(
         "gpu": Preset(
             {
                 "widths": "64 128 256", "blocks": 3, "channels": 12, "teacher_epochs": 60, "epochs": 20,
-                "tune_epochs": 10, "batch": 128, "tune_batch": 128, "rates": "0.5 1.5 5 15", "pixel_rates": "0.3 1 3 10",
-                "task_rates": "0.0003 0.001 0.003 0.01", "sent": "1 2 4",
+                "tune_epochs": 10, "batch": 128, "tune_batch": 128, "rates": "0.5 1.5 5 15",
+                "pixel_rates": "0.3 1 3 10", "task_rates": "0.0003 0.001 0.003 0.01", "sent": "1 2 4",
             },
             settings=("cifar100",),
             arms={"cifar100": ("jpeg", "webp", "avif", "fp", "crbq", "end", "student", "joint")},
@@ -411,8 +412,8 @@ PAPER = Paper(
     experiment="papers.entropic_student.experiment.run",
     accounting="papers.entropic_student.published.accounting",
     departures=(
-        "Glyphs on textured grounds of 32 x 32 pixels and a small residual network stand in for ImageNet and ResNet-50; "
-        "where a glyph stands, and on what, for detection and segmentation.",
+        "Glyphs on textured grounds of 32 x 32 pixels and a small residual network stand in for ImageNet and "
+        "ResNet-50; where a glyph stands, and on what, for detection and segmentation.",
         "Adam and cosine decay in both stages, where stage 2 has SGD and both have steps.",
         "Medians are searched and not learned; frozen stages keep the teacher's statistics of batch norm.",
         "JPEG, WebP and AVIF are counted without headers, in their favour; BPG is not run.",

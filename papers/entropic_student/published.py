@@ -1,4 +1,4 @@
-"""The published encoder, decoder and codec on the meta device, and what the published curves say about bytes and time."""
+"""The published encoder, decoder and codec on the meta device, and what the published curves say of bytes and time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def seen_by_each(layers: nn.Sequential, x: Tensor) -> list[float]:
 
 
 def doublings(of: str, against: str) -> float:
-    """Mean base-2 logarithm of the published bytes of one curve over those of another, over their common accuracies."""
+    """How often the published bytes of ``against`` have to be halved to be those of ``of``: mean over the accuracies
+    that both reach."""
     return -math.log2(1 + bd_rate(CURVES[against], CURVES[of]) / 100)
 
 

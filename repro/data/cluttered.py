@@ -1,9 +1,9 @@
 """Glyphs somewhere on a textured ground: small grey images of which most is beside the question.
 
-A glyph of 20 x 20 pixels (`repro.data.glyphs`, enlarged) stands at a random place of a page of 32 x 32 whose ground is one
-of four textures with grain. Who asks for the glyph needs neither its place nor the ground, but a codec for images pays
-for both. The same pages can be asked three questions: which glyph (``class``), where it stands (``place``), and on which
-texture (``ground``).
+A glyph of 20 x 20 pixels (`repro.data.glyphs`, enlarged) stands at a random place of a page of 32 x 32 whose ground is
+one of four textures with grain. Who asks for the glyph needs neither its place nor the ground, but a codec for images
+pays for both. The same pages can be asked three questions: which glyph (``class``), where it stands (``place``), and on
+which texture (``ground``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Codecs for images, through Pillow, with the bytes that an image itself takes.
 
 Files of small images are mostly headers: tables, sizes, containers. Sender and receiver can agree on these beforehand,
-as JPEG's abbreviated format does (ISO/IEC 10918-1, B.5), so only what differs from image to image is counted: for JPEG the
-entropy-coded segment under the standard tables, for WebP and AVIF the compressed frame. That favours the codecs.
+as JPEG's abbreviated format does (ISO/IEC 10918-1, B.5), so only what differs from image to image is counted: for JPEG
+the entropy-coded segment under the standard tables, for WebP and AVIF the compressed frame. That favours the codecs.
 """
 
 from __future__ import annotations

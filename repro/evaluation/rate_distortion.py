@@ -1,8 +1,8 @@
 """Rate against quality: curves of operating points, what they give at a budget, and differences between two of them.
 
-An operating point is (bytes an item, quality), quality rising, such as accuracy in percent. By time sharing, one point for
-some of the items and another for the rest, every mixture of two points can be had, and sending nothing is a point as
-well: what a method reaches is the upper concave hull of its points (`hull`).
+An operating point is (bytes an item, quality), where more quality is better: accuracy in percent, say. By time sharing,
+one point for some of the items and another for the rest, every mixture of two points can be had, and sending nothing is
+a point as well: what a method reaches is the upper concave hull of its points (`hull`).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def rate_at(points: Iterable[Point], quality: float, *, nothing: float) -> float
 
 
 def mean_log2_rate(points: Iterable[Point], low: float, high: float, *, nothing: float, steps: int = 65) -> float:
-    """Mean over qualities from ``low`` to ``high`` of the base-2 logarithm of the bytes needed; infinite where ``high`` is
-    not reached.
+    """Mean over qualities from ``low`` to ``high`` of the base-2 logarithm of the bytes needed; infinite where ``high``
+    is not reached.
 
     The difference of two methods is their mean saving in doublings over that range: Bjontegaard's measure with a fixed
     range and the hull in place of a fitted polynomial, so that it can be averaged and subtracted like any metric.
@@ -69,11 +69,11 @@ def mean_log2_rate(points: Iterable[Point], low: float, high: float, *, nothing:
 
 
 def bd_rate(anchor: Sequence[Point], other: Sequence[Point]) -> float:
-    """Bjontegaard's delta rate (VCEG-M33) of ``other`` against ``anchor`` in percent, negative where it needs fewer bytes:
-    the mean difference of log rates over the qualities that both reach, with monotone cubic interpolation.
+    """Bjontegaard's delta rate (VCEG-M33) of ``other`` against ``anchor`` in percent, negative where it needs fewer
+    bytes: the mean difference of log rates over the qualities that both reach, with monotone cubic interpolation.
 
-    Raises ValueError for curves of fewer than two points, without a common range, or of which quality does not rise with
-    rate.
+    Raises ValueError for curves of fewer than two points, without a common range, or of which quality does not rise
+    with rate.
     """
     from scipy.interpolate import PchipInterpolator
 

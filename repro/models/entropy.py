@@ -12,6 +12,7 @@ its own, a composition of small monotone maps, and symbols are independent. The 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from typing import Any
 
@@ -42,7 +43,7 @@ class FactorisedPrior(nn.Module):
         super().__init__()
         self.channels, self.scale = channels, scale
         widths = (1, *filters, 1)
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.matrices = nn.ParameterList(torch.empty(channels, out, into) for into, out in pairs)
         self.biases = nn.ParameterList(torch.empty(channels, out, 1) for _, out in pairs)
         self.factors = nn.ParameterList(torch.empty(channels, out, 1) for _, out in pairs[:-1])
@@ -93,8 +94,8 @@ class FactorisedPrior(nn.Module):
         """Where the cumulative distribution of each channel has the value ``share``, by bisection: [C]."""
         target = math.log(share / (1 - share))
         like = self.matrices[0]
-        low, high = (torch.full((self.channels, 1, 1), end, dtype=like.dtype, device=like.device) for end in (-1e5, 1e5))
-        for _ in range(60):
+        low, high = (like.new_full((self.channels, 1, 1), end) for end in (-1e5, 1e5))
+        for _ in range(48):
             middle = (low + high) / 2
             above = self.logits(middle) > target
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)

@@ -46,7 +46,7 @@ def wins_between(this: Split, other: Split, round_trip_s: float = 0.0) -> tuple[
     return (0.0, tie) if fewer > 0 else (tie, math.inf)
 
 
-def time_calls(function: Callable[[], object], *, repeats: int = 30, warmup: int = 3) -> float:
+def time_calls(function: Callable[[], object], *, repeats: int = 20, warmup: int = 3) -> float:
     """Median seconds of a call."""
     for _ in range(warmup):
         function()

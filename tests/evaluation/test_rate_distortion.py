@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -16,7 +17,7 @@ def test_the_hull_is_concave_and_leaves_out_what_a_mixture_beats():
     assert hull([*POINTS, (30, 81.0), (50, 85.0), (10, 40.0)]) == POINTS
     assert hull([(10, 10.0), (20, 80.0)], nothing=10.0) == [(0.0, 10.0), (20, 80.0)]
     found = hull([(5, 1.0), (7, 6.0), (9, 7.0), (3, 2.5), (12, 7.5)], nothing=0.0)
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(found, found[1:], strict=False)]
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(found)]
     assert slopes == sorted(slopes, reverse=True)
     for bad in ([(-1, 3.0)], [(1, math.nan)], [(math.inf, 2.0)]):
         with pytest.raises(ValueError, match="finite"):
