@@ -63,8 +63,8 @@ class EightBitCode:
 
 def narrow_encoder(channels: int, c: int, sent: int) -> nn.Sequential:
     """The student's encoder with ``sent`` channels at its end in place of c."""
-    wide = encoder(channels, c)
-    return nn.Sequential(*wide[:-1], nn.Conv2d(2 * c, sent, 2, bias=False))
+    *wide, _ = encoder(channels, c)
+    return nn.Sequential(*wide, nn.Conv2d(2 * c, sent, 2, bias=False))
 
 
 def pixel_decoder(c: int, width: int, channels: int) -> nn.Sequential:

@@ -75,10 +75,12 @@ def accounting() -> dict[str, float]:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     out: dict[str, float] = {}
+    shape = ResNetConfig()
+    shape.num_labels = 1000
     with torch.device("meta"):
         front, back, prior = encoder(3, CHANNELS), decoder(CHANNELS, FEATURES), FactorisedPrior(CHANNELS)
         codec = image_codec_encoder()
-        resnet = ResNetForImageClassification(ResNetConfig(num_labels=1000)).eval()
+        resnet = ResNetForImageClassification(shape).eval()
         image = torch.empty(1, 3, SIZE, SIZE)
         latent = front(image)
         out["latent_symbols"] = latent.numel()
