@@ -54,8 +54,8 @@ class Config:
     start: float = 4.0  # scale of the encoder's output at the start
     # rates: bits are weighed with squared error of features or pixels, or with nats an image
     rates: str = "1.5 4 10"
-    pixel_rates: str = "1 3 10"
-    task_rates: str = "0.001 0.003 0.01"
+    pixel_rates: str = "0.3 0.8 2"
+    task_rates: str = "0.0005 0.0015 0.004"
     sent: str = "1 2"  # channels of CR+BQ
     qualities: str = "1 5 10 20"
     # training
