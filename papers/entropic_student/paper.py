@@ -61,7 +61,7 @@ class Config:
     # training
     batch: int = 32
     epochs: int = 6
-    lr: float = 1e-2
+    lr: float = 4e-2
     end_lr: float = 1e-2  # of the end-to-end encoder that is shared
     schedule: str = "cosine"  # cosine | steps
     milestones: str = ""  # shares of stage 1
@@ -77,6 +77,8 @@ class Config:
 CODEC: dict[str, Any] = {"learner": "codec", "tune": False}
 PIXELS: dict[str, Any] = {"targets": "pixels"}
 END: dict[str, Any] = {"learner": "end-to-end", "tune": False}
+#: Learning rate of arms whose loss is not a sum of squares; not tuned yet.
+SLOWER: dict[str, dict[str, Any]] = {"laptop": {"lr": 1e-2}}
 ARMS = (
     Arm("raw", "pixels as they are, and the teacher", "baseline", {**CODEC, "codec": "raw", "qualities": "100"}),
     Arm("jpeg", "JPEG and the teacher", "baseline", {**CODEC, "codec": "jpeg", "qualities": "1 4 7 10 20"}),
@@ -84,13 +86,13 @@ ARMS = (
     Arm("avif", "AVIF and the teacher", "baseline", {**CODEC, "codec": "avif", "qualities": "0 12 20 27 35"}),
     Arm("fp", "learned codec for pixels (factorised prior) and the teacher", "baseline", {**PIXELS, "tune": False}),
     Arm("crbq", "CR+BQ: few channels in eight bits", "baseline", {"learner": "channels", "tune": False}),
-    Arm("end", "end-to-end: the same network, labels and rate, from scratch", "baseline", END),
+    Arm("end", "end-to-end: the same network, labels and rate, from scratch", "baseline", END, SLOWER),
     Arm("student", "Entropic Student", "method"),
     Arm("shared", "Entropic Student with the encoder of the class task", "method", {"encoder": "shared"}),
     Arm("fp-tuned", "learned codec for pixels, and a teacher tuned to it", "ablation", PIXELS),
     Arm("crbq-tuned", "CR+BQ with stage 2", "ablation", {"learner": "channels"}),
     Arm("joint", "one stage: distilled logits, labels and rate, from the teacher", "ablation",
-        {"learner": "joint", "tune": False}),
+        {"learner": "joint", "tune": False}, SLOWER),
     Arm("stage-one", "stage 1 only, as long as both", "ablation", {"tune": False}),
     Arm("drawn", "Entropic Student whose encoder stays as it was drawn, but for a gain", "control",
         {"encoder": "drawn"}),
@@ -120,7 +122,7 @@ SETTINGS = (
         "cluttered",
         "generated",
         {"task": "place"},
-        note="A second question about the same images, one of 16 places; stands in for detection.",
+        note="A second question about the same images, one of nine places; stands in for detection.",
     ),
     Setting(
         "ground",
@@ -149,6 +151,8 @@ CONFIGURATIONS = "released configurations and models"
 ABSTRACT = "abstract"
 TAUGHT = Precondition("the teacher is right more often than four times in five", {"student": 1.0}, "teacher_accuracy",
                       -80.0)  # fmt: skip
+ANSWERED = Precondition("the teacher is right more often than three times in five", {"student": 1.0},
+                        "teacher_accuracy", -60.0)  # fmt: skip
 #: The same images seen for each point, those of the teacher included, and the same work on the device.
 SAMPLES, DEVICE = Match("point_samples", 0.01), Match("encoder_flops", 0.15)
 
@@ -160,7 +164,7 @@ def ahead(
     """Points of accuracy at a budget of bytes: those of ``better`` minus those (a ``share``) of ``worse``."""
     return Contrast(
         name, title, {better: 1.0, worse: -share}, f"accuracy_{budget}", Superiority(), settings, matched=matched,
-        preconditions=(TAUGHT,), role=role, unit=POINT, published=published,
+        preconditions=(ANSWERED if settings[0] in OTHER else TAUGHT,), role=role, unit=POINT, published=published,
     )  # fmt: skip
 
 
@@ -386,7 +390,7 @@ PAPER = Paper(
         "gpu": Preset(
             {
                 "widths": "64 128 256", "blocks": 3, "channels": 12, "teacher_epochs": 60, "epochs": 20,
-                "tune_epochs": 10, "batch": 128, "tune_batch": 128, "rates": "0.5 1.5 5 15",
+                "tune_epochs": 10, "lr": 2e-3, "batch": 128, "tune_batch": 128, "rates": "0.5 1.5 5 15",
                 "pixel_rates": "0.3 1 3 10", "task_rates": "0.0003 0.001 0.003 0.01", "sent": "1 2 4",
             },
             settings=("cifar100",),

@@ -22,7 +22,7 @@ from repro.data.images import ImageData, Images
 
 SIZE, GLYPH = 32, 20
 #: Cells along a side that ``place`` tells apart.
-CELLS = 4
+CELLS = 3
 GROUNDS = ("coarse", "fine", "level waves", "slanted waves")
 #: Standard deviation of the ground and of its grain, in shares of full scale.
 TEXTURE, GRAIN = 0.12, 0.04
@@ -77,7 +77,7 @@ def draw(labels: Tensor, strokes: Tensor, generator: Generator) -> Pages:
 def cluttered(
     seed: int = 0, *, task: str = "class", classes: int = 20, train: int = 4000, validation: int = 500, test: int = 2000
 ) -> ImageData:
-    """A question about pages: ``class`` (``classes`` glyphs), ``place`` (a cell of 4 x 4) or ``ground`` (of four).
+    """A question about pages: ``class`` (``classes`` glyphs), ``place`` (a cell of 3 x 3) or ``ground`` (of four).
 
     All questions of a seed are about the same pages.
 
