@@ -36,6 +36,7 @@ ENTRIES = {
     "glyphs": Entry("repro.data.glyphs", "glyphs", "images"),
     "textures": Entry("repro.data.textures", "textures", "images"),
     "digits": Entry("repro.data.digits", "digits", "images"),
+    "cluttered": Entry("repro.data.cluttered", "cluttered", "images"),
     "worn-glyphs": Entry("repro.data.worn_glyphs", "worn_glyphs", "images"),
     "scenes": Entry("repro.data.scenes", "scenes", "scenes"),
     "scene-classes": Entry("repro.data.scenes", "scene_classes", "images"),
