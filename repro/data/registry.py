@@ -14,19 +14,20 @@ if TYPE_CHECKING:
     from repro.data.code import CodeData
     from repro.data.hetero import NodeData
     from repro.data.images import ImageData
+    from repro.data.series import SeriesData
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
-    images, clicks and nodes, ``function(...)`` for functions of code.
+    images, clicks, nodes and series, ``function(...)`` for functions of code.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code"] = "language"
+    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code", "series"] = "language"
     seeded: bool = True
 
 
@@ -76,6 +77,7 @@ ENTRIES = {
     "stdlib-functions": Entry("repro.data.stdlib_functions", "stdlib_functions", "code", seeded=False),
     "code-search-net": Entry("repro.data.code_hub", "code_search_net", "code", seeded=False),
     "big-clone-bench": Entry("repro.data.code_hub", "big_clone_bench", "code", seeded=False),
+    "series-corpus": Entry("repro.data.series", "corpus", "series"),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
@@ -151,6 +153,14 @@ def load_code(name: str, **options: Any) -> CodeData:
     if not _of_kind(name, "code"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "code")])
     return _function(name)(**options)
+
+
+def load_series(name: str, *, seed: int = 0, **options: Any) -> SeriesData:
+    """Time series to train on and windows to forecast. ``seed`` is the seed of the generation. Raises UnknownData for an
+    unknown name."""
+    if not _of_kind(name, "series"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "series")])
+    return _function(name)(seed, **options)
 
 
 def _of_kind(name: str, kind: str) -> bool:
