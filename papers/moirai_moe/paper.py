@@ -111,9 +111,9 @@ HALF, SMALL, ZERO = 8.0, 3.0, 5.0
 
 
 def gain(
-    name: str, title: str, method: str, baseline: str, metric: str, rule: Any = None, *, settings: tuple[str, ...] = ("mixed",),
-    matched: tuple[Match, ...] = SAME, role: Any = "primary", published: Any = None,
-    conditions: tuple[Precondition, ...] = (),
+    name: str, title: str, method: str, baseline: str, metric: str, rule: Any = None, *,
+    settings: tuple[str, ...] = ("mixed",), matched: tuple[Match, ...] = SAME, role: Any = "primary",
+    published: Any = None, conditions: tuple[Precondition, ...] = (),
 ) -> Contrast:  # fmt: skip
     """By how much the score of ``method`` is lower, percent of that of ``baseline``."""
     return Contrast(
@@ -149,7 +149,8 @@ CLAIMS = (
         "On held-out series of the kinds it was trained on, Moirai-MoE has a lower error than the dense model with "
         "projections for each frequency at as many activated parameters.",
         "quality",
-        Published("MAE over seasonal naive, 29 Monash sets: Small 0.65 vs 0.78 (-17 %), Base 0.63 vs 0.71", README, 17.0),
+        Published("MAE over seasonal naive, 29 Monash sets: Small 0.65 vs 0.78 (-17 %), Base 0.63 vs 0.71", README,
+                  17.0),
         (
             gain("mae", f"MAE of MoE below that of the dense model, at least {SMALL:g} %", "cluster", "multi", "mae",
                  Superiority(SMALL), conditions=(SKILL,)),
@@ -209,8 +210,8 @@ CLAIMS = (
         "quality",
         Published("one projection with experts ahead, no figure", UNREAD, verified=False),
         (
-            gain("experts", f"CRPS of MoE below that of projections for each frequency, at least {SMALL:g} %", "cluster",
-                 "multi", "wql", Superiority(SMALL), conditions=(SKILL,)),
+            gain("experts", f"CRPS of MoE below that of projections for each frequency, at least {SMALL:g} %",
+                 "cluster", "multi", "wql", Superiority(SMALL), conditions=(SKILL,)),
             gain("projection", "dense: CRPS of one projection below that of projections for each frequency", "single",
                  "multi", "wql", role="secondary"),
             gain("moe", "one projection: CRPS of MoE below that of a dense model", "cluster", "single", "wql",
@@ -242,8 +243,8 @@ CLAIMS = (
         "behaviour",
         Published("qualitative", "analysis of the paper", verified=False),
         (
-            Contrast("distance", "distance between frequencies' use of experts, first layer minus last", {"cluster": 1.0},
-                     "label_convergence", Superiority(), ("mixed",)),
+            Contrast("distance", "distance between frequencies' use of experts, first layer minus last",
+                     {"cluster": 1.0}, "label_convergence", Superiority(), ("mixed",)),
             Contrast("far", "the same, farthest clusters", {"cluster-far": 1.0}, "label_convergence", Superiority(),
                      ("mixed",), role="secondary"),
             Contrast("linear", "the same, linear gating", {"linear": 1.0}, "label_convergence", Superiority(),
@@ -286,8 +287,8 @@ METRICS = {
     "label_distance_last": "the same, last layer",
     "label_convergence": "the first of these minus the last",
     "label_excess": "distance in the first layer minus that of shuffled frequencies",
-    "cluster_agreement": "normalised mutual information of a token's nearest expert with its cluster in the dense model, "
-    "mean over layers, percent",
+    "cluster_agreement": "normalised mutual information of a token's foremost expert with its cluster in the dense "
+    "model, mean over layers, percent",
 }
 
 WALKS, LABELLED = ("single", "cluster"), ("multi", "single")
@@ -304,9 +305,9 @@ PAPER = Paper(
     year=2024,
     venue="ICML 2025",
     code="SalesforceAIResearch/uni2ts",
-    idea="One projection of patches for all frequencies, and experts in every layer of a decoder. A token goes to experts "
-    "by its distance to fixed centroids, which are k-means clusters of the tokens of a dense model, so that it is the "
-    "pattern and not the sampling frequency that decides which parameters work on it.",
+    idea="One projection of patches for all frequencies, and experts in every layer of a decoder. A token goes to "
+    "experts by its distance to fixed centroids, which are k-means clusters of the tokens of a dense model, so that it "
+    "is the pattern and not the sampling frequency that decides which parameters work on it.",
     config=Config,
     arms=ARMS,
     settings=SETTINGS,

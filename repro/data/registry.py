@@ -156,8 +156,8 @@ def load_code(name: str, **options: Any) -> CodeData:
 
 
 def load_series(name: str, *, seed: int = 0, **options: Any) -> SeriesData:
-    """Time series to train on and windows to forecast. ``seed`` is the seed of the generation. Raises UnknownData for an
-    unknown name."""
+    """Time series to train on and windows to forecast. ``seed`` is the seed of the generation. Raises UnknownData for
+    an unknown name."""
     if not _of_kind(name, "series"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "series")])
     return _function(name)(seed, **options)

@@ -1,9 +1,9 @@
 """Time series for probabilistic forecasting: a training set, windows to forecast, and a generated corpus of several
 frequencies.
 
-A *label* is the sampling frequency by name of its season: how many steps a season has (96, 24, 12 or 7). In the generated
-corpus a label tells the length of the season and nothing else: every family of patterns occurs under every label, and
-half of the series change their pattern once.
+A *label* is the sampling frequency, given by how many steps a season has (96, 24, 12 or 7). In the generated corpus it
+tells the length of the season and nothing else: every family of patterns occurs under every label, and half of the
+series change their pattern once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ SEASONS = (96, 24, 12, 7)
 
 
 class SeriesBatch(NamedTuple):
-    """Rows of a training set: ``values`` float32 [B, T]; ``labels`` LongTensor [B], places in ``SeriesData.seasons``."""
+    """Rows of a training set: ``values`` float32 [B, T]; ``labels`` LongTensor [B], places in
+    ``SeriesData.seasons``."""
 
     values: Tensor
     labels: Tensor
@@ -314,7 +315,7 @@ def corpus(
         test=_windows(splits["test"], names, past),
         unseen=_windows(splits["unseen"], list(UNSEEN), past),
         source="generated",
-        description="Series of six families of patterns at four frequencies, half of them with a change of pattern; two "
-        "families more are held out.",
+        description="Series of six families of patterns at four frequencies, half of them with a change of pattern; "
+        "two families more are held out.",
         details={"kind": kind, "task_seed": seed},
     )

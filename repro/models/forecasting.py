@@ -272,8 +272,8 @@ class TimeAttention(nn.Module):
             time: LongTensor [B], of the new tokens.
         """
         rows, samples, _ = x.shape
-        q, k, v = (t.squeeze(2).unflatten(0, (rows, samples))
-                   for t in self._heads(x.reshape(rows * samples, 1, -1), time.repeat_interleave(samples)[:, None]))  # fmt: skip
+        each = self._heads(x.reshape(rows * samples, 1, -1), time.repeat_interleave(samples)[:, None])
+        q, k, v = (t.squeeze(2).unflatten(0, (rows, samples)) for t in each)
         own_k, own_v = k[:, :, :, None], v[:, :, :, None]
         if memory.own_keys is not None and memory.own_values is not None:
             own_k, own_v = torch.cat((memory.own_keys, own_k), 3), torch.cat((memory.own_values, own_v), 3)
