@@ -190,7 +190,9 @@ def turned(x, time):
     half = x.shape[-1] // 2
     pairs = torch.view_as_complex(x[:, :half].reshape(len(x), -1, 2).contiguous())
     angle = time[:, None] * 10000 ** (-torch.arange(0, half, 2) / half)
-    return torch.cat((torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(1), x[:, half:]), 1)
+    return torch.cat(
+        (torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(1), x[:, half:]), 1
+    )
 
 
 def attention(seed=0):
