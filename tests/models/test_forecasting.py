@@ -118,8 +118,7 @@ def test_a_mixture_of_student_t_alone_is_torch_s_mixture(monkeypatch):
 
 
 def test_the_mixture_is_a_density_over_all_it_can_hold():
-    """Student's t and the narrow normal integrate to their weights, the log-normal to its own, and the negative binomial
-    sums to its own over whole numbers."""
+    """Each component alone integrates to one, the negative binomial over whole numbers; together they are weighted."""
     torch.manual_seed(1)
     raw = 0.5 * torch.randn(12)
     head = MixtureHead()

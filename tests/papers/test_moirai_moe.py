@@ -281,13 +281,15 @@ def test_the_arm_of_one_projection_is_the_model_that_clusters_come_from():
     (base,) = obtain([experiment.dense_part(config, data, context, config.base_lr)])
     assert not base.built
     model = experiment._dense(config, base)
-    assert all(torch.equal(a, b) for a, b in zip(centroids(config, model, data, 0), centroids(config, model, data, 0), strict=True))  # fmt: skip
+    once, twice = (centroids(config, model, data, 0) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
     method = run(config, context)
     assert method.profile["total_tokens"] == 2 * method.profile["train_tokens"] == 2 * one.profile["train_tokens"]
     long = run(config_of("multi-long"), context)
     assert long.profile["total_tokens"] == method.profile["total_tokens"]
     assert set(method.metrics) <= set(PAPER.metrics)
-    assert method.pictures.keys() == {"test sine 24", "test square 96", "unseen bumps 12", "bundled sunspots", "bundled co2"}  # fmt: skip
+    drawn = {"test sine 24", "test square 96", "unseen bumps 12", "bundled sunspots", "bundled co2"}
+    assert method.pictures.keys() == drawn
     assert not run(config, Context(1)).pictures
 
 
