@@ -12,7 +12,7 @@ from papers.moirai_moe import method
 from papers.moirai_moe.analysis import cluster_agreement, forecast_pictures, routing_scores
 from papers.moirai_moe.paper import Config
 from papers.moirai_moe.pretrained import dense_part, fit_forecaster, scale_of
-from repro.data.base import order_seed
+from repro.data.base import fingerprint, order_seed
 from repro.data.bundled_series import bundled_windows, ett_windows
 from repro.data.registry import load_series
 from repro.data.series import SeriesData, Windows
@@ -123,6 +123,7 @@ def measure(
         "": data.test, "unseen": data.unseen, "bundled": bundled_windows(config.past, patch=config.patch), "ett": real,
     }  # fmt: skip
     cells: dict[str, Any] = {}
+    marks: dict[str, str] = {}
     for name, windows in sets.items():
         if windows is None:
             continue
@@ -136,9 +137,11 @@ def measure(
             f"{name} {cell}".strip(): {k: round(v, 4) for k, v in found.items()}
             for cell, found in cell_scores(windows, samples).items()
         }
+        marks[name or "test"] = fingerprint(*windows.parts())
         if config.pictures and context.seed == 0:
             outcome.pictures |= forecast_pictures(name or "test", windows, samples)
     outcome.tables["cells"] = cells
+    outcome.data["forecast"] = marks
 
 
 def _dense(config: Config, base: Checkpoint) -> PatchDecoder:

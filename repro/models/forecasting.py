@@ -354,7 +354,8 @@ class PatchDecoder(nn.Module):
         return module(x, labels)
 
     def _raw(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        return self._project(self.out, self.norm(h), labels).unflatten(-1, (self.patch, self.head.size))
+        raw = self._project(self.out, self.norm(h), labels).unflatten(-1, (self.patch, self.head.size))
+        return raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw  # densities need the precision
 
     def forward(
         self, z: Tensor, labels: Tensor | None = None, places: Places | None = None

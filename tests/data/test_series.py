@@ -64,23 +64,28 @@ def test_a_walk_has_independent_steps_and_bursts_have_loud_and_quiet_times():
     assert (power[:, -1] / power[:, 0]).mean() > 5
 
 
-def test_half_of_the_series_change_and_none_where_they_must_not():
-    """A square wave keeps to two levels; after a change of family or parameters it does not."""
+def test_half_of_the_series_change_once_and_end_in_the_family_asked_for():
+    """Families that are a constant of their own for every series: a change is a step."""
     from repro.data import series
 
-    def share(switching):
-        draw = np.random.default_rng(0)
-        family = np.zeros(400, int)
-        found = series._draw(draw, [series.growth], family, np.full(400, 2), 160, 128, switching)
-        x = found.values.double().numpy()
-        jump = np.abs(np.diff(x, axis=1))
-        return found.values, jump
+    def constant(level):
+        return lambda draw, season, steps: np.broadcast_to(level + draw.random(season.shape), (len(season), steps))
 
-    still, _ = share(0.0)
-    moved, _ = share(0.5)
-    assert still.shape == moved.shape
-    changes = corpus(0, kind="mixed", **SMALL).train
-    assert not torch.equal(changes, corpus(0, kind="labelled", **SMALL).train)
+    def drawn(switching):
+        draw, family = np.random.default_rng(0), np.arange(2000) % 2
+        found = series._draw(draw, [constant(0), constant(50)], family, family, 160, 128, switching).values
+        return found, family, found.diff(dim=1).abs() > 1e-4
+
+    values, family, changes = drawn(0.5)
+    assert set(changes.sum(1).tolist()) == {0, 1}
+    assert changes.any(1).double().mean() == pytest.approx(0.5, abs=0.04)
+    where = changes.nonzero()[:, 1] + 1
+    assert int(where.min()) >= 32
+    assert int(where.max()) < 112
+    # units and levels differ by series, but the later part of family 1 is far above that of family 0
+    assert values[family == 1, -1].min() > values[family == 0, -1].max()
+    assert values[family == 1, 0].min() < values[family == 0, 0].max()
+    assert not drawn(0.0)[2].any()
 
 
 def test_labels_tell_the_family_where_they_should():

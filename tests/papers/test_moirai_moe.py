@@ -299,6 +299,14 @@ def test_the_same_seed_is_the_same_run():
     assert one.metrics != run(config_of("linear"), Context(3)).metrics
 
 
+def test_training_in_half_precision():
+    """What an accelerator does: autocast over float32 weights, forecasts in float32."""
+    for arm in ("cluster", "linear", "multi"):
+        found = run(config_of(arm, dtype="bfloat16", head="mixture"), Context(0))
+        assert not found.diverged
+        assert 0 < found.metrics["mae"] < 100
+
+
 def test_ett_is_forecast_where_it_is(tmp_path, monkeypatch):
     from repro.data.bundled_series import ETT
     from repro.data.errors import MissingData
