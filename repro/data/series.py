@@ -141,7 +141,7 @@ Family = Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
 
 
 def _noise(draw: np.random.Generator, n: int, steps: int) -> np.ndarray:
-    return draw.uniform(0.05, 0.3, (n, 1)) * draw.standard_normal((n, steps))
+    return draw.uniform(0.2, 0.6, (n, 1)) * draw.standard_normal((n, steps))
 
 
 def _turns(draw: np.random.Generator, season: np.ndarray, steps: int) -> np.ndarray:
