@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from papers.moirai_moe.method import token_representations
+from papers.moirai_moe.method import moe_layers, token_representations
 from repro.data.series import SEASONS, Windows
 from repro.evaluation.forecasts import sample_quantiles
 from repro.evaluation.pictures import chart
@@ -30,10 +30,10 @@ def routes(model: PatchDecoder, z: Tensor, labels: Tensor) -> list[Tensor]:
     """Selected experts of every layer, LongTensor [B, N, K], for scaled patches ``z`` [B, N, P]."""
     found: list[Tensor] = []
     handles = [
-        layer.feed_forward.router.register_forward_hook(  # type: ignore[union-attr]
+        layer.router.register_forward_hook(
             lambda _module, _args, routing: found.append(routing.indices.unflatten(0, z.shape[:2]))
         )
-        for layer in model.layers
+        for layer in moe_layers(model)
     ]
     try:
         model(z, labels)
@@ -66,7 +66,7 @@ def routing_scores(
     """
     z = scaled.unflatten(1, (-1, model.patch))[:, :-1].to(context.device)
     which = routes(model, z, labels.to(context.device))
-    count: int = model.layers[0].feed_forward.experts.count  # type: ignore[union-attr, assignment]
+    count = moe_layers(model)[0].experts.count
     shuffled = labels[torch.randperm(len(labels), generator=generator("shuffled labels", context.seed))]
     distances = [label_distance(i.cpu(), labels, count) for i in which]
     chance = [label_distance(i.cpu(), shuffled, count) for i in which]
@@ -99,9 +99,9 @@ def cluster_agreement(model: PatchDecoder, dense: PatchDecoder, scaled: Tensor, 
     labels = torch.zeros(len(z), dtype=torch.long, device=z.device)
     out = []
     for layer, chosen, tokens in zip(
-        model.layers, routes(model, z, labels), token_representations(dense, z), strict=True
+        moe_layers(model), routes(model, z, labels), token_representations(dense, z), strict=True
     ):
-        router: Any = layer.feed_forward.router  # type: ignore[union-attr]
+        router: Any = layer.router
         cluster = torch.cdist(tokens, router.centroids.to(tokens.dtype)).argmin(1)
         out.append(100 * normalized_mutual_info_score(cluster.cpu(), chosen[..., 0].flatten().cpu()))
     return out

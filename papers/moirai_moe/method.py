@@ -128,6 +128,16 @@ def moirai_moe(
     return PatchDecoder(patch, hidden, heads, layers, HEADS[head]())
 
 
+def moe_layers(model: PatchDecoder) -> list[MoEFeedForward]:
+    """The feed-forward layers of a model with experts. Raises TypeError for a dense one."""
+    found = []
+    for layer in model.stack:
+        if not isinstance(layer.feed_forward, MoEFeedForward):
+            raise TypeError(f"{type(layer.feed_forward).__name__} has no experts")
+        found.append(layer.feed_forward)
+    return found
+
+
 def linear_moe(
     patch: int, hidden: int, heads: int, width: int, layers: int, experts: int, *, k: int = 2, balance: float = 0.01,
     head: str = "mixture",
@@ -178,8 +188,8 @@ def token_representations(model: PatchDecoder, z: Tensor, labels: Tensor | None 
     found: list[Tensor] = []
     handles = [
         layer.feed_forward.register_forward_pre_hook(lambda _, args: found.append(args[0].flatten(0, 1)))
-        for layer in model.layers
-    ]  # type: ignore[union-attr]
+        for layer in model.stack
+    ]
     try:
         model(z, labels)
     finally:

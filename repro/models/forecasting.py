@@ -157,8 +157,8 @@ class MixtureHead:
 
     @torch.no_grad()
     def sample(self, raw: Tensor) -> Tensor:
-        weights, *parts = self._parts(raw)
-        drawn = torch.stack([part.sample() for part in parts], -1)
+        weights, t, normal, binomial, log_normal = self._parts(raw)
+        drawn = torch.stack((t.sample(), normal.sample(), binomial.sample(), log_normal.sample()), -1)
         which = torch.distributions.Categorical(logits=weights, validate_args=False).sample()
         return drawn.gather(-1, which[..., None]).squeeze(-1)
 
@@ -346,6 +346,11 @@ class PatchDecoder(nn.Module):
         self.norm = RMSNorm(hidden, eps=eps)
         self.out: nn.Module = ByLabel(out, labels) if labels else out()
 
+    @property
+    def stack(self) -> list[Layer]:
+        """The layers, the first one first."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
     def _project(self, module: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
         if not isinstance(module, ByLabel):
             return module(x)
@@ -365,7 +370,7 @@ class PatchDecoder(nn.Module):
         h = self._project(self.into, z, labels)
         places = places or Places(torch.arange(z.shape[1], device=z.device))
         total: Tensor | None = None
-        for layer in self.layers:
+        for layer in self.stack:
             h, auxiliary = layer(h, places)
             if auxiliary is not None:
                 total = auxiliary if total is None else total + auxiliary
@@ -408,7 +413,7 @@ class PatchDecoder(nn.Module):
         places = past_places(observed.unflatten(1, (-1, self.patch)).any(-1))
         h = self._project(self.into, z, labels)
         memories = []
-        for layer in self.layers:
+        for layer in self.stack:
             h, memory = layer.remember(h, places)
             memories.append(memory)
         raw = self._raw(h[:, -1:], labels)
@@ -416,7 +421,7 @@ class PatchDecoder(nn.Module):
         for step in range(1, -(-horizon // self.patch)):
             time = (places.time[..., -1] + step).expand(len(past))
             h = self._project(self.into, drawn[-1], labels)
-            for number, layer in enumerate(self.layers):
+            for number, layer in enumerate(self.stack):
                 h, memories[number] = layer.extend(h, time, memories[number])
             drawn.append(self.head.sample(self._raw(h, labels)))
         return torch.cat(drawn, -1)[..., :horizon] * scale[..., None] + loc[..., None]
