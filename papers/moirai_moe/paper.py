@@ -318,8 +318,10 @@ PAPER = Paper(
              "width": 32, "layers": 2, "experts": 4, "cluster_rows": 8, "evaluations": 1},
             seeds=1, time_limit=300,
         ),
-        "laptop": Preset(settings=("mixed", "labelled", "walks"), arms={"walks": WALKS, "labelled": LABELLED}, seeds=5,
-                         time_limit=900),
+        "laptop": Preset(
+            settings=("mixed", "labelled", "walks"), arms={"walks": WALKS, "labelled": LABELLED}, seeds=5,
+            per_setting={"labelled": {"steps": 300}, "walks": {"steps": 300}}, time_limit=900,
+        ),
         "gpu": Preset(
             {**BIG, "steps": 3000, "batch": 128}, settings=("ett",), time_limit=3600, memory_limit=32 * 2**30,
             needs="one GPU with 24 GiB; ett/ETTh1.csv and ETTh2.csv under REPRO_DATA_DIR",

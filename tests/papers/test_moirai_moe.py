@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -170,14 +171,15 @@ def test_causality_with_experts():
     assert not torch.allclose(one[:, 3:], two[:, 3:])
 
 
-def test_it_forecasts_as_its_readme_says():
-    model = moirai_moe(8, 16, 2, 12, centres())
-    assert isinstance(model.head, MixtureHead)
-    uniform_start(model, 0)
-    past = torch.randn(2, 64).cumsum(1)
-    found = model.sample(past, horizon=20, samples=5, seed=0)
-    assert found.shape == (2, 5, 20)
-    assert bool(found.isfinite().all())
+def test_the_page_s_example_runs():
+    page = (Path(experiment.__file__).parent / "README.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    series = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    names = {"series": series, "batches": [series[:4]], "past": series[:2, :64]}
+    exec(code, names)
+    assert isinstance(names["model"].head, MixtureHead)
+    assert names["samples"].shape == (2, 100, 64)
+    assert bool(names["samples"].isfinite().all())
 
 
 # --- clusters -------------------------------------------------------------------------------------------------
@@ -223,6 +225,8 @@ def test_routes_and_their_scores():
     which = routes(model, z, labels)
     assert [i.shape for i in which] == [(8, 5, 2)] * 2
     base = uniform_start(dense(8, 16, 2, 32, 2), 0).eval()
+    with pytest.raises(TypeError, match="no experts"):
+        routes(base, z, labels)
     metrics, tables = routing_scores(model, torch.randn(8, 48), labels, Context(0))
     assert metrics["label_convergence"] == metrics["label_distance_first"] - metrics["label_distance_last"]
     for shares in tables["shares"].values():
