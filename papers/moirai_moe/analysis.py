@@ -115,10 +115,12 @@ def forecast_pictures(name: str, windows: Windows, samples: Tensor) -> dict[str,
     """
     out = {}
     for cell in DRAWN.get(name, ()):
-        rows = (windows.cell == windows.cells.index(cell)).nonzero().ravel() if cell in windows.cells else []
-        if not len(rows):
+        if cell not in windows.cells:
             continue
-        row = int(rows[0])
+        rows = (windows.cell == windows.cells.index(cell)).nonzero().ravel().tolist()
+        if not rows:
+            continue
+        row = rows[0]
         low, median, high = (q[row].tolist() for q in sample_quantiles(samples, (0.1, 0.5, 0.9)))
         future = windows.future[row].tolist()
         past = [v for v in windows.past[row].tolist() if v == v][-2 * len(future) - 32 :]

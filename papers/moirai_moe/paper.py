@@ -47,8 +47,8 @@ class Config:
     cluster_rows: int = 300  # series whose tokens are clustered
     head: str = "student"  # student | mixture
     # training
-    lr: float = 4e-3
-    base_lr: float = 4e-3  # of the dense model that centroids come from
+    lr: float = 1.6e-2
+    base_lr: float = 1.6e-2  # of the dense model that centroids come from
     length: float = 1.0  # times the steps
     steps: int = 600
     batch: int = 48
@@ -66,18 +66,15 @@ class Config:
 
 
 CLUSTER: dict[str, Any] = {"gating": "cluster"}
-#: Best of one grid at laptop scale where it is not the default (tuning.jsonl); variants learn at their arm's rate.
-FAST: dict[str, dict[str, Any]] = {"laptop": {"lr": 8e-3}}
 ARMS = (
-    Arm("multi", "dense, projections for each frequency", "baseline", {"by_label": True}, FAST),
+    Arm("multi", "dense, projections for each frequency", "baseline", {"by_label": True}),
     Arm("multi-long", "dense, projections for each frequency, twice the steps", "baseline",
-        {"by_label": True, "length": 2.0}, FAST),
+        {"by_label": True, "length": 2.0}),
     Arm("single", "dense, one projection", "baseline"),
     Arm("linear", "MoE, linear gating with balance loss", "baseline", {"gating": "linear"}),
-    Arm("cluster", "Moirai-MoE, nearest clusters", "method", {**CLUSTER, "pictures": True}, FAST),
-    Arm("cluster-far", "Moirai-MoE, farthest clusters, as released", "method", {**CLUSTER, "affinity": "distance"},
-        FAST),
-    Arm("random", "MoE, nearest of centroids drawn at random", "control", {"gating": "random"}, FAST),
+    Arm("cluster", "Moirai-MoE, nearest clusters", "method", {**CLUSTER, "pictures": True}),
+    Arm("cluster-far", "Moirai-MoE, farthest clusters, as released", "method", {**CLUSTER, "affinity": "distance"}),
+    Arm("random", "MoE, nearest of centroids drawn at random", "control", {"gating": "random"}),
 )  # fmt: skip
 
 SETTINGS = (

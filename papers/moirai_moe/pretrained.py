@@ -28,7 +28,8 @@ def dense_part(config: Config, data: SeriesData, context: Context, lr: float) ->
 
     def build() -> Built:
         model = method.dense(config.patch, config.hidden, config.heads, config.width, config.layers, head=config.head)
-        found = fit_forecaster(config, data, context, uniform_start(model, context.seed).to(context.device), lr=lr)
+        uniform_start(model, context.seed)
+        found = fit_forecaster(config, data, context, model.to(context.device), lr=lr)
         card: dict[str, Any] = {
             "curves": found.trained.curves(),
             "profile": found.profile,
