@@ -16,19 +16,22 @@ if TYPE_CHECKING:
     from repro.data.hetero import NodeData
     from repro.data.images import ImageData
     from repro.data.scenes import SceneData
+    from repro.data.series import SeriesData
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a data set is made: ``function(sequence, ...)`` of a module for language, ``function(seed)`` for tuples,
-    images, scenes, radiance, clicks and nodes, ``function(...)`` for functions of code.
+    images, scenes, radiance, series, clicks and nodes, ``function(...)`` for functions of code.
 
     ``seeded``: whether the function takes a seed (of the generation or the split); fixed sets do not.
     """
 
     module: str
     function: str
-    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code", "scenes", "radiance"] = "language"
+    kind: Literal["language", "tuples", "images", "clicks", "nodes", "code", "scenes", "radiance", "series"] = (
+        "language"
+    )
     seeded: bool = True
 
 
@@ -85,6 +88,7 @@ ENTRIES = {
     "big-clone-bench": Entry("repro.data.code_hub", "big_clone_bench", "code", seeded=False),
     "analytic-scene": Entry("repro.data.analytic_scenes", "analytic_scene", "radiance"),
     "blender-scene": Entry("repro.data.blender_scenes", "blender_scene", "radiance"),
+    "series-corpus": Entry("repro.data.series", "corpus", "series"),
 }
 #: Names that `load` knows.
 DATA_SETS = tuple(ENTRIES)
@@ -175,6 +179,13 @@ def load_radiance(name: str, *, seed: int = 0, **options: Any) -> RadianceData:
     UnknownData for an unknown name, MissingData for real data that is not at hand."""
     if not _of_kind(name, "radiance"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "radiance")])
+
+
+def load_series(name: str, *, seed: int = 0, **options: Any) -> SeriesData:
+    """Time series to train on and windows to forecast. ``seed`` is the seed of the generation. Raises UnknownData for
+    an unknown name."""
+    if not _of_kind(name, "series"):
+        raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "series")])
     return _function(name)(seed, **options)
 
 
