@@ -179,6 +179,7 @@ def load_radiance(name: str, *, seed: int = 0, **options: Any) -> RadianceData:
     UnknownData for an unknown name, MissingData for real data that is not at hand."""
     if not _of_kind(name, "radiance"):
         raise UnknownData(name, [n for n in ENTRIES if _of_kind(n, "radiance")])
+    return _function(name)(seed, **options)
 
 
 def load_series(name: str, *, seed: int = 0, **options: Any) -> SeriesData:
