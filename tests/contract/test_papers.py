@@ -248,16 +248,20 @@ def test_the_library_names_no_paper():
                 assert not re.fullmatch(r"papers\.\w+(\.\w+)*", node.value), f"{path.relative_to(ROOT)}: {node.value}"
 
 
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+
+
 @functools.lru_cache
 def smoked(slug: str) -> tuple[list[runner.Run], runner.Summary, runner.Summary, float]:
     """The smoke runs of a paper, what they left, what a second start found, and the processor seconds of the first."""
     runs = runner.plan(load_paper(slug), "smoke")
-    with tempfile.TemporaryDirectory() as folder:
-        before = os.times()
-        first = runner.execute(runs, Store(folder), workers=2)
-        after = os.times()
-        spent = after.children_user + after.children_system - before.children_user - before.children_system
-        return runs, first, runner.execute(runs, Store(folder), workers=2), spent
+    folder = tempfile.TemporaryDirectory()
+    _FOLDERS.append(folder)  # what was found is read from there
+    before = os.times()
+    first = runner.execute(runs, Store(folder.name), workers=2)
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return runs, first, runner.execute(runs, Store(folder.name), workers=2), spent
 
 
 @pytest.mark.slow
