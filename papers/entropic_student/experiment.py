@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -523,9 +524,7 @@ def summarise(outcome: Outcome, bench: Bench, points: Sequence[Point]) -> None:
     found = [quality_at(held, budget, nothing=chance) for budget in BUDGETS.values()]
     metrics["error"] = 100 - sum(found) / len(found)
     metrics["best_accuracy"] = max(p.accuracy for p in points)
-    spent = mean_log2_rate(test, *RANGE, nothing=chance)
-    if spent < float("inf"):
-        metrics["log2_bytes"] = spent
+    metrics["log2_bytes"] = mean_log2_rate(test, *RANGE, nothing=chance)
     for place, point in enumerate(points, 1):
         metrics[f"bytes_{place}"], metrics[f"accuracy_{place}"] = point.bytes, point.accuracy
         if "untuned" in point.more:
@@ -533,11 +532,14 @@ def summarise(outcome: Outcome, bench: Bench, points: Sequence[Point]) -> None:
     needed = rate_at(test, RANGE[1], nothing=chance)
     enough = [p for p in points if p.bytes >= needed]
     if enough and (split := enough[0].split if points[0].bytes < points[-1].bytes else enough[-1].split):
-        metrics["bytes_needed"] = needed
         metrics["device_s"], metrics["server_s"] = split.device_s, split.server_s
         at = Split(split.device_s, needed, split.server_s)
-        for name, bandwidth in LINKS.items():
-            metrics[f"latency_{name}_s"] = at.latency_s(bandwidth)
+        latencies = {name: at.latency_s(bandwidth) for name, bandwidth in LINKS.items()}
+    else:  # never, where no point is accurate enough
+        latencies = dict.fromkeys(LINKS, math.inf) if any(p.split for p in points) else {}
+    if latencies:
+        metrics["bytes_needed"] = needed
+        metrics |= {f"latency_{name}_s": seconds for name, seconds in latencies.items()}
     order = sorted(points, key=lambda p: p.bytes)
     outcome.curves["accuracy_by_bytes"] = {
         "x": [p.bytes for p in order], "y": [p.accuracy for p in order], "of": "bytes an image"

@@ -111,6 +111,6 @@ def profile_series(
         "train_tokens": float(trained * tokens_per_row),
         "train_flops": step / tokens * trained * tokens_per_row,
         "forward_flops_per_token": forward / tokens,
-        "activation_bytes_per_token": saved_bytes(lambda _: total(), model) / tokens,
+        "activation_bytes_per_token": saved_bytes(model, total) / tokens,
         "state_bytes": training_bytes(counted["params_trainable"]),
     }
