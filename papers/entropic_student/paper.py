@@ -379,7 +379,7 @@ PAPER = Paper(
         "smoke": Preset(
             {
                 "classes": 4, "train": 64, "validation": 16, "test": 16, "widths": "4 6 8", "channels": 2,
-                "teacher_epochs": 1, "epochs": 1, "tune_epochs": 1, "rates": "4", "pixel_rates": "3",
+                "teacher_epochs": 1, "epochs": 1, "tune_epochs": 1, "rates": "2 4 8", "pixel_rates": "3",
                 "task_rates": "0.003", "sent": "1", "labelled": 0,
             },
             per_setting={"few-labels": {"labelled": 16}},
