@@ -314,7 +314,9 @@ def test_arms_of_a_seed_share_images_and_are_matched_as_they_say(outcomes):
         assert not outcome.diverged
         assert clockless(outcome.metrics).keys() <= PAPER.metrics.keys()
         assert set(outcome.metrics) <= set(PAPER.metrics)
-        assert all(map(math.isfinite, outcome.metrics.values()))
+        endless = {name for name, value in outcome.metrics.items() if not math.isfinite(value)}
+        assert all(name in ("log2_bytes", "bytes_needed") or name.startswith("latency_") for name in endless)
+        assert all(outcome.metrics[name] == math.inf for name in endless), "an accuracy that no point reaches"
     raw = cluttered["raw"]
     assert raw.metrics["bytes_1"] == 1024
     assert raw.metrics["accuracy_1"] == pytest.approx(raw.metrics["teacher_accuracy"])
