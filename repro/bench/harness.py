@@ -51,7 +51,7 @@ class Spy(runner.Silent):
         took = time.time() - self.events["begin"][record.key]
         self.events["runs"].append([took, record.provenance["wall_s"], record.status])
 
-runner.Live = Spy
+runner.Live = lambda **_: Spy()
 running.build_page = lambda *_: None
 code = main(sys.argv[2:])
 del Spy.events["begin"]
