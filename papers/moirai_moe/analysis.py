@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from repro.data.series import SEASONS, Windows
 from repro.evaluation.forecasts import sample_quantiles
 from repro.evaluation.pictures import chart
 from repro.models.forecasting import PatchDecoder
-from repro.models.moe import usage, usage_entropy
+from repro.models.moe import Routing, usage, usage_entropy
 from repro.runner.outcome import Context, Picture
 from repro.training.initial import generator
 
@@ -29,17 +30,14 @@ DRAWN = {
 def routes(model: PatchDecoder, z: Tensor, labels: Tensor) -> list[Tensor]:
     """Selected experts of every layer, LongTensor [B, N, K], for scaled patches ``z`` [B, N, P]."""
     found: list[Tensor] = []
-    handles = [
-        layer.router.register_forward_hook(
-            lambda _module, _args, routing: found.append(routing.indices.unflatten(0, z.shape[:2]))
-        )
-        for layer in moe_layers(model)
-    ]
-    try:
+
+    def keep(_module: object, _args: object, routing: Routing) -> None:
+        found.append(routing.indices.unflatten(0, z.shape[:2]))
+
+    with ExitStack() as hooks:
+        for layer in moe_layers(model):
+            hooks.enter_context(layer.router.register_forward_hook(keep))
         model(z, labels)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -21,6 +21,7 @@ normed queries and keys and half-rotary embedding, distributions, and sampling p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -186,15 +187,11 @@ def scaled_loss(
 def token_representations(model: PatchDecoder, z: Tensor, labels: Tensor | None = None) -> list[Tensor]:
     """What enters the feed-forward layer of every layer: [B * N, d] each, for scaled patches ``z`` [B, N, P]."""
     found: list[Tensor] = []
-    handles = [
-        layer.feed_forward.register_forward_pre_hook(lambda _, args: found.append(args[0].flatten(0, 1)))
-        for layer in model.stack
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in model.stack:
+            keep = layer.feed_forward.register_forward_pre_hook(lambda _, args: found.append(args[0].flatten(0, 1)))
+            hooks.enter_context(keep)
         model(z, labels)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -15,6 +15,7 @@ the feature of a point, its density and colour, and what is rendered from them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -246,7 +247,7 @@ class SkipNetwork(nn.Module):
 # --- fields ---------------------------------------------------------------------------------------------------
 
 
-class RadianceField(nn.Module):
+class RadianceField(nn.Module, ABC):
     """The frame of all kinds: block 1 is `feature`, block 2 is `colour`.
 
     Attributes:
@@ -261,13 +262,13 @@ class RadianceField(nn.Module):
         super().__init__()
         self.clip, self.inward = clip, inward
 
+    @abstractmethod
     def feature(self, x: Tensor) -> Tensor:
         """Points [N, 3] to [N, 1 + ...], the raw log-density first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def colour(self, z: Tensor, d: Tensor) -> Tensor:
         """What stands behind the log-density, and directions [N, 3], to colours [N, 3]."""
-        raise NotImplementedError
 
     def clamp(self, s: Tensor) -> Tensor:
         return inward_clamp(s, *self.clip) if self.inward else s.clamp(*self.clip)
