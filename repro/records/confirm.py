@@ -24,6 +24,8 @@ def confirmed(records: Iterable[Record], stale: Collection[str]) -> dict[str, st
 
     A single seed that was repeated and differs leaves all records of that arm and code unconfirmed.
     """
+    if not stale:
+        return {}
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record.status in ("ok", "diverged"):
