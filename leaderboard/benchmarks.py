@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import bench
-from repro.bench.summary import MEASURES, OURS, ROOF, TRANSFORMERS, Line, quartiles
+from repro.bench.summary import MEASURES, OURS, ROOF, TRANSFORMERS, Line, bounds, quartiles
 from repro.report import number
 
 MODES = {
@@ -31,6 +31,7 @@ class Table:
     has_roof: bool
     has_tokens: bool
     notes: tuple[str, ...]
+    bounds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def _table(mode: str, lines: list[Line], anchor: str) -> Table:
         any(ROOF in line.times for line in lines),
         any(line.tokens_per_s for line in lines),
         tuple(f"{line.name}: {n}: {why}" for line in lines for n, why in line.notes.items()),
+        tuple(f"{line.name}: {bounds(line)}" for line in lines if line.kernels),
     )
 
 

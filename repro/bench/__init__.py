@@ -5,10 +5,10 @@ compared by the ratio of their times within a repetition. Importing this package
 """
 
 from repro.bench.document import FOLDER, GROUPS, SCHEMA, BadDocument, path_of, read, write
-from repro.bench.summary import GOALS, MEASURES, Goal, Line, geometric_mean, lines, means, outcomes
+from repro.bench.summary import GOALS, MEASURES, Goal, Line, bounds, geometric_mean, lines, means, outcomes
 from repro.bench.timing import Quartiles, Timings, measure
 
 __all__ = [
     "FOLDER", "GOALS", "GROUPS", "MEASURES", "SCHEMA", "BadDocument", "Goal", "Line", "Quartiles", "Timings",
-    "geometric_mean", "lines", "means", "measure", "outcomes", "path_of", "read", "write",
+    "bounds", "geometric_mean", "lines", "means", "measure", "outcomes", "path_of", "read", "write",
 ]  # fmt: skip

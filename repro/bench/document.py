@@ -10,8 +10,9 @@ others as they are.
 
 A cell of ``layer`` and ``step`` has ``name``, ``shape``, ``mode``, ``repetitions``, ``way`` (what the automatic choice
 was) and per contender either ``ms`` and ``ours_over`` (the time of ours over its time) with quartiles, or ``skipped``
-or ``error`` with the reason. A cell of ``choices`` or ``harness`` has ``name``, perhaps ``detail``, and either
-``repetitions`` and ``ratio`` or ``seconds`` with quartiles, or ``error``.
+or ``error`` with the reason; of ``layer`` on a GPU also ``kernels``, the share of its time by kind. A cell of
+``choices`` or ``harness`` has ``name``, perhaps ``detail``, and either ``repetitions`` and ``ratio`` or ``seconds``
+with quartiles, or ``error``.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ FULL = tuple(
         (4096, 512, 352, 32, 4), (2048, 1024, 704, 8, 2),
     )
 )  # fmt: skip
+#: On a GPU besides: the layer of Chain-of-Experts at its published size, in one pass of K = 8 or one of two of K = 4.
+PUBLISHED = (Shape(32768, 1024, 704, 63, 8), Shape(32768, 1024, 704, 63, 4))
 QUICK = (Shape(512, 64, 32, 16, 4), Shape(1024, 64, 32, 16, 2))
 MODES = ("forward", "forward+backward")
 REPETITIONS = 40
@@ -55,8 +57,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
 def cells(device: str, quick: bool, repetitions: int | None, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure the grid; ``say`` hears of each cell. ``repetitions`` None takes up to `REPETITIONS` within `BUDGET`."""
     out = []
-    for shape in QUICK if quick else FULL:
-        if device.startswith("cuda"):
+    on_gpu = device.startswith("cuda")
+    for shape in QUICK if quick else (*FULL, *(PUBLISHED if on_gpu else ())):
+        if on_gpu:
             # grouped matmuls ask for rows of whole 16 bytes
             shape = shape._replace(width=shape.width + -shape.width % 8)
         for cell in measure_cell(shape, device, repetitions):
@@ -91,11 +94,45 @@ def measure_cell(shape: Shape, device: str, repetitions: int | None = None) -> I
         timings = measure(racing, count, WARMUP)
         for name in racing:
             contenders[name] = report(timings, name)
-        yield {
+        cell = {
             "name": str(shape), "shape": shape._asdict(), "dtype": str(dtype).removeprefix("torch."), "mode": mode,
             "way": choose(shape.tokens, shape.experts, shape.k, torch.device(device).type), "repetitions": count,
             "contenders": contenders,
         }  # fmt: skip
+        if device.startswith("cuda") and OURS in racing:
+            cell["kernels"] = shares(racing[OURS])
+        yield cell
+
+
+#: What the name of a kernel says it does; the first that fits.
+KERNELS = (
+    ("products", ("gemm", "cutlass", "nvjet", "grouped", "sm90", "xmma", "cublas", "splitk")),
+    ("sorting", ("sort", "scan", "histogram", "searchsorted", "onesweep")),
+    ("moving rows", ("index", "gather", "scatter", "embedding", "cat", "copy", "memcpy", "memset", "fill")),
+)
+
+
+def kind_of(kernel: str) -> str:
+    """What a kernel of the device does, by its name: one of `KERNELS`, or ``elementwise``."""
+    name = kernel.lower()
+    return next((kind for kind, words in KERNELS if any(word in name for word in words)), "elementwise")
+
+
+def shares(call: Callable[[], object], repetitions: int = 3) -> dict[str, float]:
+    """Share of each kind of kernel in the time that a GPU is busy with ``call``, and ``busy``: how much of the wall
+    time that is, at most 1. Below 1 the processor cannot issue work as fast as it is done."""
+    wall = _seconds(lambda: [call() for _ in range(repetitions)])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        for _ in range(repetitions):
+            call()
+    spent: dict[str, float] = {}
+    for event in found.key_averages():
+        took = float(event.self_device_time_total)
+        if took > 0 and event.device_type == torch.autograd.DeviceType.CUDA:
+            spent[kind_of(event.key)] = spent.get(kind_of(event.key), 0.0) + took
+    total = sum(spent.values())
+    out = {kind: round(took / total, 3) for kind, took in sorted(spent.items(), key=lambda pair: -pair[1])}
+    return {**out, "busy": round(min(1.0, total / 1e6 / wall), 3)}
 
 
 def report(timings: Timings, name: str) -> dict[str, Any]:

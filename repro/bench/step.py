@@ -26,19 +26,26 @@ REPETITIONS = 30
 
 
 class Model(NamedTuple):
-    """N experts, K selected per pass, C passes, shared experts."""
+    """N experts, K selected per pass, C passes, shared experts; hidden size, expert width, layers."""
 
     experts: int
     k: int
     passes: int
     shared: int = 1
+    hidden: int = 64
+    width: int = 32
+    layers: int = 2
 
     def __str__(self) -> str:
-        return f"N={self.experts} K={self.k} C={self.passes}{'' if self.shared else ', none shared'}"
+        size = f", d={self.hidden} f={self.width} L={self.layers}" if self.hidden != 64 else ""
+        return f"N={self.experts} K={self.k} C={self.passes}{'' if self.shared else ', none shared'}{size}"
 
 
 FULL = (Model(16, 4, 1), Model(16, 2, 2), Model(64, 4, 1), Model(64, 2, 2))
 QUICK = (Model(16, 4, 1), Model(16, 2, 2))
+#: On a GPU besides: Chain-of-Experts at its published size, and its rows.
+PUBLISHED = (Model(63, 8, 1, 1, 1024, 704, 4), Model(63, 4, 2, 1, 1024, 704, 4))
+PUBLISHED_BATCH, PUBLISHED_LENGTH = 16, 512
 
 
 class BenchConfig(DecoderConfig):
@@ -89,8 +96,9 @@ class BenchModel(Decoder):
 def cells(device: str, quick: bool, repetitions: int | None, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure the models; ``say`` hears of each."""
     out = []
-    for model in QUICK if quick else FULL:
-        out.append(measure_cell(model, device, repetitions or REPETITIONS))
+    for model in QUICK if quick else (*FULL, *(PUBLISHED if device.startswith("cuda") else ())):
+        rows = (PUBLISHED_BATCH, PUBLISHED_LENGTH) if model in PUBLISHED else (BATCH, LENGTH)
+        out.append(measure_cell(model, device, repetitions or REPETITIONS, *rows))
         say(f"step {out[-1]['name']}")
     return out
 
@@ -140,8 +148,9 @@ class Copy:
         way: Callable[[], AbstractContextManager[None]] = nullcontext, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         config = BenchConfig(
-            vocab_size=VOCABULARY, n_routed_experts=model.experts, num_experts_per_tok=model.k, passes=model.passes,
-            n_shared_experts=model.shared,
+            vocab_size=VOCABULARY, hidden_size=model.hidden, moe_intermediate_size=model.width,
+            num_hidden_layers=model.layers, n_routed_experts=model.experts, num_experts_per_tok=model.k,
+            passes=model.passes, n_shared_experts=model.shared,
         )  # fmt: skip
         self.model = initialise(BenchModel(config), 0).to(device).train()
         self.tokens, self.way, self.dtype = tokens, way, dtype

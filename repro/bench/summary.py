@@ -25,6 +25,8 @@ class Line:
         tokens_per_s: of ours; 0 where no step was timed.
         over: contender to the median time of ours over its time.
         shape: numbers of tokens, experts...
+        kernels: on a GPU, kinds of kernels to their share of its time, and ``busy``: the share of the wall time in
+            which it has something to do.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Line:
     tokens_per_s: float = 0.0
     over: Mapping[str, float] = field(default_factory=dict)
     shape: Mapping[str, int] = field(default_factory=dict)
+    kernels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,21 @@ def _line(cell: Mapping[str, Any]) -> Line:
         float(speed) if isinstance(speed, (int, float)) else 0.0,
         {name: ratio[1] for name, ratio in ratios.items()},
         {k: v for k, v in shape.items() if isinstance(v, int)} if isinstance(shape, dict) else {},
+        _shares(cell.get("kernels")),
     )
+
+
+def _shares(found: Any) -> dict[str, float]:
+    if not isinstance(found, dict):
+        return {}
+    return {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
+
+
+def bounds(line: Line) -> str:
+    """What the time of a GPU is made of, in a sentence; empty where it was not measured."""
+    kinds = [f"{100 * share:.0f} % {kind}" for kind, share in line.kernels.items() if kind != "busy"]
+    busy = line.kernels.get("busy")
+    return ", ".join(kinds) + (f"; busy {100 * busy:.0f} % of the time" if kinds and busy is not None else "")
 
 
 def quartiles(found: Any) -> tuple[float, float, float] | None:

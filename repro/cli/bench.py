@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import bench
-from repro.bench.summary import OURS
+from repro.bench.summary import OURS, bounds
 from repro.cli.choices import BadInput, pick_all
 from repro.cli.running import check_means, require_device
 from repro.report import number
@@ -97,6 +97,7 @@ def tables(groups: Mapping[str, Any]) -> str:
             )
             parts.append(f"\n{name}, {mode}: medians in ms\n\n{table}")
             parts += [f"  {line.name}: {n}: {why}" for line in some for n, why in line.notes.items()]
+            parts += [f"  {line.name}: {bounds(line)}" for line in some if line.kernels]
     for name, measure_name in bench.MEASURES.items():
         if name not in groups:
             continue

@@ -279,6 +279,14 @@ def test_a_line_compares_with_the_fastest_of_transformers():
     assert bench.geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
 
 
+def test_what_bounds_a_device_is_a_sentence():
+    cell = {"name": "a", "mode": "step", "kernels": {"products": 0.7, "moving rows": 0.3, "busy": 0.95, "odd": "x"}}
+    line = bench.lines([cell])[0]
+    assert bench.bounds(line) == "70 % products, 30 % moving rows; busy 95 % of the time"
+    assert bench.bounds(bench.lines([{"name": "a", "mode": "step"}])[0]) == ""
+    assert bench.bounds(bench.lines([{"name": "a", "mode": "step", "kernels": [1]}])[0]) == ""
+
+
 def test_goals_read_the_cells_they_are_about():
     def cell(tokens, against, roof, mode="forward+backward"):
         def over(x):
