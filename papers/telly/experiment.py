@@ -293,7 +293,8 @@ class Probes:
 
     def lexical(self) -> tuple[float, list[float]]:
         """Class of every token that has one (`CLASSES`): accuracy."""
-        classes = {split: self.data.token_classes(rows, self.config.code_length) for split, rows in self.rows.items()}
+        device, length = self.encoder.device, self.config.code_length
+        classes = {split: self.data.token_classes(rows, length).to(device) for split, rows in self.rows.items()}
 
         def loss(found: LayerMixture, rows: Tensor) -> Tensor:
             return F.cross_entropy(

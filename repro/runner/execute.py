@@ -102,7 +102,8 @@ def execute(
         carrying = Cluster(reserved, show, address, workers).carry_out(todo)
     else:
         most = max((run.processes for run in todo), default=1)
-        free = max(1, default_workers(runs[0].device if runs else "cpu") // most)
+        # accounting runs on the processor whatever the others run on
+        free = max(1, min((default_workers(run.device) for run in todo), default=1) // most)
         count = min(workers if workers is not None else free, len(todo))
         carrying = _here(todo, reserved, show) if count == 0 else _Pool(count, reserved, show).carry_out(todo)
     with show:

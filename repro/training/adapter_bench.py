@@ -65,7 +65,9 @@ class AdapterBench:
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps about data and models."""
-        parts = [part for rows in (self.mixed, *self.tests.values()) for part in (rows.inputs, rows.domains)]
+        parts = [
+            part for rows in (self.mixed, *self.tests.values()) for part in (rows.inputs.cpu(), rows.domains.cpu())
+        ]
         return self.about | {
             "fingerprint": fingerprint(*parts),
             "train_rows": len(self.mixed.inputs),

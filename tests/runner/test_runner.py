@@ -29,6 +29,22 @@ def runs(function: str, seeds: int = 3, **changes):
     return [replace(r, entry=f"tests.runner.faults.{function}", key=f"{function}{r.seed}", **changes) for r in made]
 
 
+def test_runs_on_an_accelerator_get_one_place_whatever_else_is_planned(tmp_path, monkeypatch):
+    seen = []
+
+    class Nothing:
+        def __init__(self, count, *_):
+            seen.append(count)
+
+        def carry_out(self, todo):
+            return iter(())
+
+    monkeypatch.setattr(sys.modules["repro.runner.execute"], "_Pool", Nothing)
+    first, *others = runs("fine", 3)
+    execute([first, *(replace(run, device="cuda") for run in others)], Store(tmp_path))
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_runs_once_and_is_found_again(tmp_path, workers):
     store = Store(tmp_path)
