@@ -96,8 +96,8 @@ def measure_cell(shape: Shape, device: str, repetitions: int | None = None) -> I
             contenders[name] = report(timings, name)
         cell = {
             "name": str(shape), "shape": shape._asdict(), "dtype": str(dtype).removeprefix("torch."), "mode": mode,
-            "way": choose(shape.tokens, shape.experts, shape.k, torch.device(device).type), "repetitions": count,
-            "contenders": contenders,
+            "way": choose(shape.tokens, shape.experts, shape.k, problem.x.device.type, shape.hidden * shape.width),
+            "repetitions": count, "contenders": contenders,
         }  # fmt: skip
         if device.startswith("cuda") and OURS in racing:
             cell["kernels"] = shares(racing[OURS])

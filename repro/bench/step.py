@@ -129,7 +129,7 @@ def measure_cell(
     cell: dict[str, Any] = {
         "name": str(model), "shape": {**model._asdict(), "batch": batch, "length": length}, "mode": "step",
         "dtype": str(dtype).removeprefix("torch."), "repetitions": repetitions, "contenders": contenders,
-        "way": choose(batch * length, model.experts, model.k, torch.device(device).type),
+        "way": choose(batch * length, model.experts, model.k, torch.device(device).type, model.hidden * model.width),
     }  # fmt: skip
     if racing:
         timings = measure(racing, repetitions, WARMUP)

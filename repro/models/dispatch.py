@@ -4,7 +4,7 @@
 
 - `naive`: the formula, expert by expert; what the others are tested against and FLOPs are counted on.
 - `dense`: every expert on every token as two large matmuls, weighted by zero where not selected; best when nearly all
-  experts are selected.
+  experts are selected, and for small layers on CUDA.
 - `grouped`: tokens sorted by expert, one grouped matmul per projection, derived by autograd.
 - `lean`: the same with its backward written out, which gathers where autograd would scatter and keeps less; for sparse
   routing on CPUs and CUDA, where it is faster than `grouped` (docs/performance.md).
@@ -190,9 +190,20 @@ def lean(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Ten
 WAYS: dict[str, Dispatch] = {"naive": naive, "dense": dense, "grouped": grouped, "lean": lean}
 
 
-def choose(tokens: int, experts: int, k: int, device: str = "cpu") -> str:
-    """Which way is fastest for a shape: `dense` when every expert is selected anyway, else `lean` or `grouped`."""
-    if k >= experts:
+#: Multiplications of one projection up to which a GPU is done with all experts on all tokens before the many kernels of
+#: sorting and moving rows are even issued (docs/performance.md).
+DENSE_ON_CUDA = 24e9
+
+
+def choose(tokens: int, experts: int, k: int, device: str = "cpu", size: int = 0) -> str:
+    """Which way is fastest for a shape.
+
+    `dense` when every expert is selected anyway or the work is small for a GPU, else `lean` or `grouped`.
+
+    Args:
+        size: hidden size times width of an expert; 0 where it is not known.
+    """
+    if k >= experts or (device == "cuda" and 0 < tokens * experts * size <= DENSE_ON_CUDA):
         return "dense"
     return "lean" if device in ("cpu", "cuda") else "grouped"
 
@@ -207,7 +218,7 @@ def run_experts(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, do
 
     Sizes that grouped products do not take, rows of no whole 16 bytes, run expert by expert unless a way is forced.
     """
-    way = _forced.get() or choose(x.shape[0], gate_up.shape[0], indices.shape[1], x.device.type)
+    way = _forced.get() or choose(x.shape[0], down.shape[0], indices.shape[1], x.device.type, down[0].numel())
     if way == "lean" and transformed(x, weights, gate_up, down):
         # a compiler cannot look into the grouped product of float32; only `dense` depends on no value, as vmap demands
         way = "naive" if torch.compiler.is_compiling() else "dense"

@@ -80,8 +80,8 @@ def test_experts_repeat_bit_for_bit():
         assert torch.equal(one, other)
 
 
-def test_the_automatic_way_is_lean_and_odd_sizes_run():
-    assert dispatch.choose(4096, 64, 8, "cuda") == "lean"
+def test_the_automatic_way_is_lean_for_large_layers_and_odd_sizes_run():
+    assert dispatch.choose(32768, 63, 8, "cuda", 1024 * 704) == "lean"
     layer = Experts(4, 6, 5).cuda()
     x, indices, weights, *_ = case(20, 6, 5, 4, 2, False, torch.float32)
     with torch.autocast("cuda", torch.bfloat16):

@@ -145,6 +145,9 @@ def test_naive_is_the_formula():
 def test_choice_is_visible_and_can_be_forced(monkeypatch):
     assert dispatch.choose(100, 16, 4) == "lean"
     assert dispatch.choose(100, 16, 4, "cuda") == "lean"
+    assert dispatch.choose(4096, 32, 4, "cuda", 512 * 352) == "dense"
+    assert dispatch.choose(32768, 63, 8, "cuda", 1024 * 704) == "lean"
+    assert dispatch.choose(4096, 32, 4, "cpu", 512 * 352) == "lean"
     assert dispatch.choose(100, 16, 4, "mps") == "grouped"
     assert dispatch.choose(100, 4, 4) == "dense"
     called = []
