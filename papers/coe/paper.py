@@ -517,7 +517,7 @@ PAPER = Paper(
             arms={"gsm8k": ("moe", "moe-strict", "coe", "coe-2x", "moe-3x"), "gsm8k-prenorm": ("moe", "coe")},
             time_limit=3600,
             memory_limit=64 * 2**30,
-            needs="one data-centre GPU with 40 GiB; GSM8K in REPRO_DATA_DIR or from the hub",
+            needs="one data-centre GPU with 80 GiB, a minute per arm and seed; GSM8K in REPRO_DATA_DIR or from the hub",
         ),
         "published": Preset(
             PUBLISHED_SHAPE,
