@@ -319,7 +319,7 @@ PAPER = Paper(
             seeds=1, time_limit=300,
         ),
         "laptop": Preset(
-            settings=("mixed", "labelled", "walks"), arms={"walks": WALKS, "labelled": LABELLED}, seeds=5,
+            settings=("mixed", "labelled", "walks"), arms={"walks": WALKS, "labelled": LABELLED}, seeds=4,
             per_setting={"labelled": {"steps": 300}, "walks": {"steps": 300}}, time_limit=900,
         ),
         "gpu": Preset(

@@ -386,7 +386,7 @@ PAPER = Paper(
             seeds=1,
             time_limit=300,
         ),
-        "laptop": Preset(seeds=5, time_limit=900),
+        "laptop": Preset(seeds=4, time_limit=900),
         "gpu": Preset(
             {"size": "middle", "image": 100, "train_views": 80, "test_views": 8, "steps": 5000, "view_steps": 5000,
              "pair_steps": 2500, "rays": 2048, "samples": 48, "whole_samples": 128, "test_samples": 96, "cells": 64,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shutil
@@ -43,7 +44,8 @@ class Elsewhere(RuntimeError):
 
 
 def carry_out(run: Run, progress: Progress | None = None) -> Record:
-    """Run it and return its record. Exceptions of the experiment become a ``failed`` record; Ctrl-C passes through."""
+    """Run it and return its record. Exceptions of the experiment become a ``failed`` record, ``memory`` where there was
+    too little of it, on the processor or an accelerator; Ctrl-C passes through."""
     started = datetime.now(UTC)
     clock = time.perf_counter()
     status, error, outcome = "ok", {}, Outcome()
@@ -64,9 +66,20 @@ def carry_out(run: Run, progress: Progress | None = None) -> Record:
     except Elsewhere as problem:
         status, error = problem.status, describe(problem)
     except Exception as problem:
-        status, error = "failed", describe(problem)
+        status = "memory" if type(problem).__name__ == "OutOfMemoryError" else "failed"  # torch's, not imported for it
+        error = describe(problem)
+    give_back(run.device)
     wall = time.perf_counter() - clock
     return record_of(run, status, outcome, error, started, wall, resumed)
+
+
+def give_back(device: str) -> None:
+    """Leave no memory of an accelerator to a run that has ended: the next one may be that of another process."""
+    if device.startswith("cuda") and "torch" in sys.modules:
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _entry(run: Run) -> Callable[..., Any]:

@@ -29,6 +29,15 @@ def raises(config, context):
     return fine(config, context)
 
 
+def overflows(config, context):
+    """An accelerator without enough memory."""
+    if context.seed == 1:
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return fine(config, context)
+
+
 def dies(config, context):
     if context.seed == 1:
         os._exit(3)

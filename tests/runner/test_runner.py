@@ -67,6 +67,7 @@ def test_runs_once_and_is_found_again(tmp_path, workers):
         ("dies", "failed", "exit code 3"),
         ("hangs", "timeout", "limit of 3 s"),
         ("swells", "memory", "its limit is 1.00 GiB"),
+        ("overflows", "memory", "CUDA out of memory"),
         ("garbage", "failed", "gave a str"),
     ],
 )
