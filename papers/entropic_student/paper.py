@@ -393,7 +393,8 @@ PAPER = Paper(
             {
                 "widths": "64 128 256", "blocks": 3, "channels": 12, "teacher_epochs": 60, "epochs": 20,
                 "tune_epochs": 10, "lr": 2e-3, "tune_lr": 2e-3, "batch": 128, "tune_batch": 128,
-                "rates": "0.5 1.5 5 15", "pixel_rates": "0.3 1 3 10", "task_rates": "0.0003 0.001 0.003 0.01", "sent": "1 2 4",
+                "rates": "0.5 1.5 5 15", "pixel_rates": "0.3 1 3 10", "task_rates": "0.0003 0.001 0.003 0.01",
+                "sent": "1 2 4",
             },
             settings=("cifar100",),
             arms={"cifar100": ("jpeg", "webp", "avif", "fp", "crbq", "end", "student", "joint")},
