@@ -103,7 +103,7 @@ class Config:
     refresh: int = 25
     lr: float = 0.0  # 0: that of the kind in `rates`, or in `view_rates` from pictures
     rates: str = "hash=4e-2 mlp=5e-3 vm=4e-2 dense=8e-2"
-    view_rates: str = "hash=4e-2 mlp=1e-2 vm=4e-2 dense=1.6e-1"
+    view_rates: str = "hash=4e-2 mlp=2e-2 vm=8e-2 dense=1.6e-1"
     whole_rates: str = "mlp=2e-2"
     slow: float = 0.1  # rate of the networks on VM planes over that of the planes
     evaluations: int = 20
