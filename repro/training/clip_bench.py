@@ -90,11 +90,21 @@ def normalise_pixels(pixels: Tensor) -> Tensor:
 
 
 def pretrained(kind: Any, name: str) -> Any:
-    """A model or tokenizer of transformers from a folder or the hub. Raises MissingData when neither has it."""
-    local = Path(name).expanduser().is_dir()
-    answer = None if local else probe(name, "model")
+    """A model or tokenizer of transformers from a folder or the hub. Raises MissingData when neither has it.
+
+    ``name`` may end in ``@`` and a revision of the hub's repository. What is loaded is the commit that the hub names for
+    it, or for its main branch: nothing that is pushed in between gets in.
+    """
+    if Path(name).expanduser().is_dir():
+        hub_id, revision, answer = name, None, None
+    else:
+        hub_id, _, revision = name.partition("@")
+        answer = probe(hub_id, "model", revision or None)
+        revision = answer.commit or revision or None
     try:
-        return kind.from_pretrained(name, local_files_only=local or bool(answer and answer.problem))
+        return kind.from_pretrained(
+            hub_id, revision=revision, local_files_only=answer is None or answer.problem is not None
+        )
     except (OSError, ValueError) as error:
         reason = (answer.problem if answer else None) or error
         raise MissingData(
