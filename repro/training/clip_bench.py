@@ -92,8 +92,8 @@ def normalise_pixels(pixels: Tensor) -> Tensor:
 def pretrained(kind: Any, name: str) -> Any:
     """A model or tokenizer of transformers from a folder or the hub. Raises MissingData when neither has it.
 
-    ``name`` may end in ``@`` and a revision of the hub's repository. What is loaded is the commit that the hub names for
-    it, or for its main branch: nothing that is pushed in between gets in.
+    ``name`` may end in ``@`` and a revision of the hub's repository. What is loaded is the commit that the hub names
+    for it, or for its main branch: nothing that is pushed in between gets in.
     """
     if Path(name).expanduser().is_dir():
         hub_id, revision, answer = name, None, None
