@@ -331,7 +331,8 @@ def train_first_stage(bench: Bench, student: Student, rate: float, epochs: int) 
         return task + beta * seen.bits.mean()
 
     held = bench.split("validation")
-    optimisation = recipe(config, config.lr, len(order), config.milestones)
+    rate = (config.end_lr if config.learner == "end-to-end" else 0.0) or config.lr
+    optimisation = recipe(config, rate, len(order), config.milestones)
     return fit(student, order, loss, optimisation, lambda: cross_entropy(lambda v: student(v).logits, held),
                context.progress)  # fmt: skip
 
@@ -416,7 +417,7 @@ def borrowed(bench: Bench, rate: float) -> Student:
     end = config.encoder == "shared-end"
     other = Config(**{
         **asdict(config), "task": "class", "encoder": "learned", "labelled": 0,
-        "learner": "end-to-end" if end else "student", "lr": config.end_lr if end else config.lr,
+        "learner": "end-to-end" if end else "student",
     })  # fmt: skip
     source = Bench.of(other, bench.context)
     epochs = config.epochs + (config.tune_epochs + config.teacher_epochs if end else 0)

@@ -62,7 +62,7 @@ class Config:
     batch: int = 32
     epochs: int = 6
     lr: float = 4e-2
-    end_lr: float = 2e-2  # of the end-to-end encoder that is shared
+    end_lr: float = 2e-2  # of end-to-end training; 0: lr
     schedule: str = "cosine"  # cosine | steps
     milestones: str = ""  # shares of stage 1
     tune_epochs: int = 2
@@ -88,7 +88,7 @@ ARMS = (
     Arm("fp", "learned codec for pixels (factorised prior) and the teacher", "baseline", {**PIXELS, "tune": False},
         SLOWER),
     Arm("crbq", "CR+BQ: few channels in eight bits", "baseline", {"learner": "channels", "tune": False}),
-    Arm("end", "end-to-end: the same network, labels and rate, from scratch", "baseline", END, SLOWER),
+    Arm("end", "end-to-end: the same network, labels and rate, from scratch", "baseline", END),
     Arm("student", "Entropic Student", "method"),
     Arm("shared", "Entropic Student with the encoder of the class task", "method", {"encoder": "shared"}),
     Arm("fp-tuned", "learned codec for pixels, and a teacher tuned to it", "ablation", PIXELS, SLOWER),
@@ -388,11 +388,17 @@ PAPER = Paper(
             seeds=1,
             time_limit=300,
         ),
-        "laptop": Preset(per_setting={task: {"rates": "1.5 4"} for task in OTHER}, time_limit=900),
+        "laptop": Preset(
+            per_setting={
+                "few-labels": {"tune_lr": 2e-3, "end_lr": 2.5e-3},
+                **{task: {"rates": "1.5 4"} for task in OTHER},
+            },
+            time_limit=900,
+        ),
         "gpu": Preset(
             {
                 "widths": "64 128 256", "blocks": 3, "channels": 12, "teacher_epochs": 60, "epochs": 20,
-                "tune_epochs": 10, "lr": 2e-3, "tune_lr": 2e-3, "batch": 128, "tune_batch": 128,
+                "tune_epochs": 10, "lr": 2e-3, "tune_lr": 2e-3, "end_lr": 0.0, "batch": 128, "tune_batch": 128,
                 "rates": "0.5 1.5 5 15", "pixel_rates": "0.3 1 3 10", "task_rates": "0.0003 0.001 0.003 0.01",
                 "sent": "1 2 4",
             },
@@ -405,7 +411,7 @@ PAPER = Paper(
         "published": Preset(
             {
                 "widths": "256 512 1024", "blocks": 3, "channels": 24, "teacher_epochs": 90, "epochs": 10,
-                "tune_epochs": 10, "lr": 1e-3, "tune_lr": 1e-3, "batch": 64, "tune_batch": 128, "schedule": "steps",
+                "tune_epochs": 10, "lr": 1e-3, "tune_lr": 1e-3, "end_lr": 0.0, "batch": 64, "tune_batch": 128, "schedule": "steps",
                 "milestones": "0.5 0.8", "tune_optimiser": "sgd", "tune_milestones": "0.5", "start": 1.0,
                 "rates": "0.01 0.02 0.04 0.08 0.16 0.32 0.64 1.28 2.56",
                 "task_rates": "1.28e-8 5.12e-8 2.048e-7", "sent": "2 3 6 9 12",
