@@ -411,9 +411,9 @@ PAPER = Paper(
         "published": Preset(
             {
                 "widths": "256 512 1024", "blocks": 3, "channels": 24, "teacher_epochs": 90, "epochs": 10,
-                "tune_epochs": 10, "lr": 1e-3, "tune_lr": 1e-3, "end_lr": 0.0, "batch": 64, "tune_batch": 128, "schedule": "steps",
-                "milestones": "0.5 0.8", "tune_optimiser": "sgd", "tune_milestones": "0.5", "start": 1.0,
-                "rates": "0.01 0.02 0.04 0.08 0.16 0.32 0.64 1.28 2.56",
+                "tune_epochs": 10, "lr": 1e-3, "tune_lr": 1e-3, "end_lr": 0.0, "batch": 64, "tune_batch": 128,
+                "schedule": "steps", "milestones": "0.5 0.8", "tune_optimiser": "sgd", "tune_milestones": "0.5",
+                "start": 1.0, "rates": "0.01 0.02 0.04 0.08 0.16 0.32 0.64 1.28 2.56",
                 "task_rates": "1.28e-8 5.12e-8 2.048e-7", "sent": "2 3 6 9 12",
             },
             settings=("cifar100",),
