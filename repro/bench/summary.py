@@ -56,6 +56,7 @@ class Goal:
         tokens: smallest and largest number of tokens of the cells that count.
         experts: number of experts of the cells that count; 0 takes any.
         worst: the largest ratio instead of the geometric mean.
+        device: the kind of device that the goal is for.
     """
 
     group: str
@@ -67,6 +68,7 @@ class Goal:
     tokens: tuple[int, int] = (0, 1 << 30)
     experts: int = 0
     worst: bool = False
+    device: str = "cpu"
 
     def takes(self, line: Line) -> bool:
         """Whether a line counts."""
@@ -87,6 +89,8 @@ GOALS = (
     Goal("layer", "experts: the same at the worst point of the grid", 1.0, cell=BOTH, worst=True),
     Goal("layer", "experts from 2,048 tokens up: time over a dense layer of equal FLOPs, geometric mean", 1 / 0.75,
          cell=BOTH, over=ROOF, tokens=(2048, 1 << 30)),
+    Goal("layer", "experts at the published size of CoE: time over the fastest of transformers, worst of two",
+         1.0, cell=BOTH, tokens=(32768, 32768), worst=True, device="cuda"),
     Goal("step", "training step, 16 experts: time over the loop over experts, geometric mean", 1 / 1.5, over=NAIVE,
          experts=16),
     Goal("step", "training step, 64 experts: the same", 1 / 3, over=NAIVE, experts=64),
@@ -174,10 +178,18 @@ def means(some: Sequence[Line]) -> tuple[float | None, float | None]:
     )
 
 
+def _device(group: Any) -> str:
+    """``cpu`` or ``cuda``."""
+    environment = group.get("environment") if isinstance(group, dict) else None
+    hardware = environment.get("hardware") if isinstance(environment, dict) else None
+    return str(hardware.get("device", "cpu") if isinstance(hardware, dict) else "cpu").partition(":")[0]
+
+
 def outcomes(groups: Mapping[str, Any]) -> list[tuple[Goal, float | None]]:
-    """Every goal with the figure measured for it; None where nothing was."""
+    """Every goal for the device that was measured, with the figure; None where there is none."""
     out: list[tuple[Goal, float | None]] = []
-    for goal in GOALS:
+    seen = {_device(group) for group in groups.values()} or {"cpu"}
+    for goal in (g for g in GOALS if g.device in seen):
         group = groups.get(goal.group)
         cells = group.get("cells", []) if isinstance(group, dict) else []
         if goal.group in MEASURES:

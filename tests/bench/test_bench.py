@@ -310,6 +310,9 @@ def test_goals_read_the_cells_they_are_about():
     }}  # fmt: skip
     found = {g.experts: value for g, value in bench.outcomes({"step": {"cells": [loop]}}) if g.group == "step"}
     assert found == {16: None, 64: 0.25}
+    gpu = {"cells": [cell(32768, 0.8, 2.0), cell(512, 3.0, 9.0)], "environment": {"hardware": {"device": "cuda:0"}}}
+    assert [(g.device, value) for g, value in bench.outcomes({"layer": gpu})] == [("cuda", 0.8)]
+    assert {g.device for g, _ in bench.outcomes({})} == {"cpu"}
 
 
 # --- command line -------------------------------------------------------------------------------------------------
