@@ -369,10 +369,10 @@ def tune(bench: Bench, student: Student, epochs: int) -> bool:
 
 
 def rates_of(config: Config) -> list[float]:
-    """The rates of an arm in its own unit."""
+    """The rates of an arm in the unit of the loss that its encoder is trained with."""
     if config.learner == "channels":
         return list(map(float, config.sent.split()))
-    if config.learner in ("end-to-end", "joint"):
+    if config.learner in ("end-to-end", "joint") or config.encoder == "shared-end":
         return list(map(float, config.task_rates.split()))
     return list(map(float, (config.pixel_rates if config.targets == "pixels" else config.rates).split()))
 

@@ -455,3 +455,17 @@ def test_published_curves(counted):
     assert counted["bytes_bpg_at_74"] / bytes_at("student", 74.0) == pytest.approx(2.47, abs=0.01)
     assert counted["latency_student_100k_s"] < min(counted["latency_bpg_100k_s"], counted["latency_local_s"])
     assert counted["wins_above_kbit_local"] < 100 < counted["wins_below_kbit_bpg"]
+
+
+def test_rates_are_in_the_unit_of_the_loss_that_trains_the_encoder():
+    from papers.entropic_student.experiment import rates_of
+
+    paper = PAPER
+    found = {
+        (setting, arm): rates_of(paper.config(**paper.resolve(setting, arm, "laptop")))
+        for setting, arm in (("cluttered", "end"), ("place", "end-shared"), ("place", "shared"), ("cluttered", "fp"))
+    }
+    # an encoder that was trained end to end weighs bits against nats, or it sends nothing
+    assert found["place", "end-shared"] == found["cluttered", "end"]
+    assert max(found["cluttered", "end"]) < 0.1 * min(found["place", "shared"])
+    assert found["cluttered", "fp"] != found["place", "shared"]
