@@ -2,7 +2,7 @@
 
 Durations, the first that there is:
 
-1. measured: records of the scale and the device themselves (none yet at gpu scale);
+1. measured: records of the scale and the device themselves (of few papers yet at gpu scale);
 2. derived: laptop seconds x ratio of the work x ratio of the throughputs, see `Throughput` and `ratio`;
 3. drawn: a paper that is not written yet, or of which nothing can be derived, is a whole paper drawn from the others.
 
@@ -375,6 +375,14 @@ def percent(value: float) -> str:
 ORDERS: dict[Order, str] = {"plan": "as planned", "longest": "longest first"}
 
 
+def basis(papers: Sequence[Mapping[str, Any]]) -> str:
+    """Which papers have records of this scale."""
+    there = [str(p["paper"]) for p in papers if p["basis"] == "measured"]
+    if not there:
+        return "No record of this scale exists yet."
+    return f"Records of this scale exist of {', '.join(there)}, of some runs; the others are derived."
+
+
 def over_limit(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence on the papers whose runs would be ended if they took twice as long."""
     named = [p["paper"] for p in parts if p["longest_s"] * max(FACTORS) > LIMIT]
@@ -413,7 +421,7 @@ def tables(document: Mapping[str, Any]) -> str:
             ], "lrrr",
         ),
         *over_limit(document["papers"]),
-        f"No record of this scale exists yet. Seconds at gpu scale = seconds of the laptop's record x work of the gpu "
+        f"{basis(document['papers'])} Seconds at gpu scale = seconds of the laptop's record x work of the gpu "
         f"preset over work of the laptop's x FLOP/s that the laptop sustained (its own per paper, "
         f"{a['laptop_flops'] / 1e9:.0f} GFLOP/s where it was not timed) over {a['flops'] / 1e12:.0f} TFLOP/s, at least "
         f"{1000 * a['step_s']:g} ms a training step, and {a['start_s']:g} s to start; no more than the preset's time "

@@ -102,3 +102,10 @@ def test_the_page_shows_the_figures_that_are_kept():
     document = pages.read()["forecast"]
     page = pages.PAGE.read_text(encoding="utf-8")
     assert pages.filled(page, "forecast", forecast.tables(document)) == page
+
+
+def test_the_page_says_which_papers_were_measured():
+    assert "No record" in forecast.basis([{"paper": "a", "basis": "derived"}])
+    found = forecast.basis([{"paper": "a", "basis": "measured"}, {"paper": "b", "basis": "derived"}])
+    assert " a, " in found
+    assert " b" not in found
