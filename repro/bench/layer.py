@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from repro.bench.contenders import agreement, all_transformers, gathered_bytes, synchronised
 from repro.bench.summary import NAIVE, OURS, ROOF, TRANSFORMERS
 from repro.bench.timing import Quartiles, Timings, measure
+from repro.models import dispatch_cuda
 from repro.models.dispatch import WAYS, choose, run_experts
 from repro.models.moe import SwiGLU
 from repro.training.initial import generator
@@ -68,6 +70,13 @@ def cells(device: str, quick: bool, repetitions: int | None, say: Callable[[str]
     return out
 
 
+def way_of(tokens: int, experts: int, k: int, size: int, device: str) -> str:
+    """The automatic choice; ``size`` is hidden size times width of an expert."""
+    if device.startswith("cuda"):
+        return dispatch_cuda.choose(tokens, experts, k, size)
+    return choose(tokens, experts, k, torch.device(device).type)
+
+
 def measure_cell(shape: Shape, device: str, repetitions: int | None = None) -> Iterator[dict[str, Any]]:
     """Both modes of one shape, as a document has them (`repro.bench.document`)."""
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
@@ -96,7 +105,7 @@ def measure_cell(shape: Shape, device: str, repetitions: int | None = None) -> I
             contenders[name] = report(timings, name)
         cell = {
             "name": str(shape), "shape": shape._asdict(), "dtype": str(dtype).removeprefix("torch."), "mode": mode,
-            "way": choose(shape.tokens, shape.experts, shape.k, problem.x.device.type, shape.hidden * shape.width),
+            "way": way_of(shape.tokens, shape.experts, shape.k, shape.hidden * shape.width, device),
             "repetitions": count, "contenders": contenders,
         }  # fmt: skip
         if device.startswith("cuda") and OURS in racing:
@@ -198,13 +207,17 @@ class _Problem:
         weights, self.indices = (t.to(device) for t in scores.topk(k, dim=-1))
         self.weights = weights.requires_grad_()
         self.dense = SwiGLU(hidden, k * width).to(device, dtype)
-        self.functions = {OURS: run_experts, **WAYS, **all_transformers()}
+        ways = {name: way for name, way in WAYS.items() if name != dispatch_cuda.NAME}
+        if device.startswith("cuda"):
+            ways["lean"] = dispatch_cuda.lean
+        self.functions = {OURS: run_experts, **ways, **all_transformers()}
         self.names = [*self.functions, ROOF]
 
     def forward(self, name: str) -> Tensor:
         if name == ROOF:
             return self.dense(self.x)
-        return self.functions[name](self.x, self.indices, self.weights, self.gate_up, self.down)
+        with dispatch_cuda.accelerated(self.device) if name == OURS else nullcontext():
+            return self.functions[name](self.x, self.indices, self.weights, self.gate_up, self.down)
 
     def leaves(self, name: str) -> list[Tensor]:
         if name == ROOF:

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.bench.contenders import agreement, all_transformers, instead, synchronised
-from repro.bench.layer import TOLERANCE, WARMUP, report
+from repro.bench.layer import TOLERANCE, WARMUP, report, way_of
 from repro.bench.summary import NAIVE, OURS
 from repro.bench.timing import measure
 from repro.models.decoder import Decoder, DecoderConfig
-from repro.models.dispatch import choose, forced
+from repro.models.dispatch import forced
+from repro.models.dispatch_cuda import accelerated
 from repro.models.moe import Experts, SwiGLU, TopKRouter, sequence_balance_loss
 from repro.models.norm import RMSNorm
 from repro.training.initial import generator, initialise
@@ -108,7 +109,10 @@ def measure_cell(
 ) -> dict[str, Any]:
     """One model as a document has it. Every contender trains a copy of its own, from the same weights on one batch."""
     tokens = torch.randint(VOCABULARY, (batch, length), generator=generator("bench tokens", 0)).to(device)
-    ways: dict[str, Callable[[], AbstractContextManager[None]]] = {OURS: nullcontext, NAIVE: partial(forced, NAIVE)}
+    ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
+        OURS: partial(accelerated, device),
+        NAIVE: partial(forced, NAIVE),
+    }
     # batched_mm takes twenty times as long at this shape: see the layer
     ways |= {name: partial(instead, way) for name, way in all_transformers().items() if "batched" not in name}
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
@@ -129,7 +133,7 @@ def measure_cell(
     cell: dict[str, Any] = {
         "name": str(model), "shape": {**model._asdict(), "batch": batch, "length": length}, "mode": "step",
         "dtype": str(dtype).removeprefix("torch."), "repetitions": repetitions, "contenders": contenders,
-        "way": choose(batch * length, model.experts, model.k, torch.device(device).type, model.hidden * model.width),
+        "way": way_of(batch * length, model.experts, model.k, model.hidden * model.width, device),
     }  # fmt: skip
     if racing:
         timings = measure(racing, repetitions, WARMUP)

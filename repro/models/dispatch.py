@@ -4,10 +4,10 @@
 
 - `naive`: the formula, expert by expert; what the others are tested against and FLOPs are counted on.
 - `dense`: every expert on every token as two large matmuls, weighted by zero where not selected; best when nearly all
-  experts are selected, and for small layers on CUDA.
-- `grouped`: tokens sorted by expert, one grouped matmul per projection, derived by autograd.
+  experts are selected.
+- `grouped`: tokens sorted by expert, one grouped matmul per projection; for sparse routing on accelerators.
 - `lean`: the same with its backward written out, which gathers where autograd would scatter and keeps less; for sparse
-  routing on CPUs and CUDA, where it is faster than `grouped` (docs/performance.md).
+  routing on CPUs, where it is faster than `grouped` (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -86,8 +86,6 @@ BLOCKS_FROM = 4 << 20
 
 def _blocks(rows: int, experts: int, row_bytes: int, ends: Tensor) -> list[tuple[slice, slice, Tensor]]:
     """Adjacent experts that are run together: which experts, which rows, and where each expert's rows end in them."""
-    if ends.device.type != "cpu":  # reading where a block ends would wait for the device
-        return [(slice(0, experts), slice(0, rows), ends)]
     each = experts
     if rows * row_bytes > BLOCKS_FROM:
         each = min(experts, max(1, round(BLOCK_BYTES * experts / (rows * row_bytes))))
@@ -118,12 +116,7 @@ def _product(into: Tensor | None, part: slice, a: Tensor, b: Tensor, stops: Tens
 
 
 def _sorted(flat: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    """Stable order of the selections by expert, LongTensor, and where each expert's end, int32 [N]."""
-    if flat.device.type != "cpu":
-        # fewer bits are fewer passes of the sort; and unlike bincount nothing here waits for the device
-        values, order = flat.to(torch.uint8 if experts <= 256 else torch.int32).sort(stable=True)
-        ends = torch.searchsorted(values.to(torch.int32), torch.arange(experts, device=flat.device).int(), right=True)
-        return order, ends.to(torch.int32)
+    """Stable order of the selections by expert, LongTensor, and where each expert's end, int32 [N]; on the CPU."""
     # numpy sorts short integers by counting, four times as fast as torch sorts them
     short = np.uint8 if experts <= 256 else np.uint16
     order = torch.from_numpy(flat.numpy().astype(short).argsort(kind="stable"))
@@ -137,7 +130,7 @@ class _Lean(torch.autograd.Function):
     ) -> Tensor:
         k, width, hidden = indices.shape[1], down.shape[2], x.shape[1]
         order, ends = _sorted(indices.reshape(-1), gate_up.shape[0])
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=order.device))
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel()))
         token, back = order // k, back.view(indices.shape)
         weight = weights.reshape(-1).index_select(0, order)[:, None].to(x.dtype)
         blocks = _blocks(order.numel(), down.shape[0], (3 * width + 2 * hidden) * x.element_size(), ends)
@@ -183,50 +176,30 @@ class _Lean(torch.autograd.Function):
 
 
 def lean(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """Sorted by expert, backward written out; differentiable once. Arguments as `naive`; at most 65,536 experts."""
+    """Sorted by expert, backward written out; differentiable once, on the CPU. Arguments as `naive`; at most 65,536
+    experts."""
     return _Lean.apply(x, indices, weights, gate_up, down)
 
 
 WAYS: dict[str, Dispatch] = {"naive": naive, "dense": dense, "grouped": grouped, "lean": lean}
 
 
-#: Multiplications of one projection up to which a GPU is done with all experts on all tokens before the many kernels of
-#: sorting and moving rows are even issued (docs/performance.md).
-DENSE_ON_CUDA = 24e9
-
-
-def choose(tokens: int, experts: int, k: int, device: str = "cpu", size: int = 0) -> str:
-    """Which way is fastest for a shape.
-
-    `dense` when every expert is selected anyway or the work is small for a GPU, else `lean` or `grouped`.
-
-    Args:
-        size: hidden size times width of an expert; 0 where it is not known.
-    """
-    if k >= experts or (device == "cuda" and 0 < tokens * experts * size <= DENSE_ON_CUDA):
+def choose(tokens: int, experts: int, k: int, device: str = "cpu") -> str:
+    """Which way is fastest for a shape: `dense` when every expert is selected anyway, else `lean` or `grouped`."""
+    if k >= experts:
         return "dense"
-    return "lean" if device in ("cpu", "cuda") else "grouped"
-
-
-def _whole_words(x: Tensor, gate_up: Tensor) -> bool:
-    """Whether rows have the whole 16 bytes that grouped products ask for."""
-    return all(size * x.element_size() % 16 == 0 for size in (x.shape[1], gate_up.shape[1] // 2))
+    return "lean" if device == "cpu" else "grouped"
 
 
 def run_experts(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """The experts on the tokens, by the way that `choose` or `forced` says. Arguments as `naive`.
-
-    Sizes that grouped products do not take, rows of no whole 16 bytes, run expert by expert unless a way is forced.
-    """
-    way = _forced.get() or choose(x.shape[0], down.shape[0], indices.shape[1], x.device.type, down[0].numel())
+    """The experts on the tokens, by the way that `choose` or `forced` says. Arguments as `naive`."""
+    way = _forced.get() or choose(x.shape[0], gate_up.shape[0], indices.shape[1], x.device.type)
     if way == "lean" and transformed(x, weights, gate_up, down):
         # a compiler cannot look into the grouped product of float32; only `dense` depends on no value, as vmap demands
         way = "naive" if torch.compiler.is_compiling() else "dense"
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
-    if way in ("lean", "grouped") and _forced.get() is None and not _whole_words(x, gate_up):
-        way = "naive"
     return WAYS[way](x, indices, weights, gate_up, down)
 
 

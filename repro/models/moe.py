@@ -43,12 +43,6 @@ class Experts(nn.Module):
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the weights as `torch.nn.Linear` does: uniform within one over the square root of the inputs."""
-        for weight in (self.gate_up_proj, self.down_proj):
-            nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
 
     @property
     def count(self) -> int:
@@ -82,11 +76,6 @@ class TopKRouter(nn.Module):
             raise ValueError("a renormalised top-1 gate gives the router no gradient")
         self.k, self.renormalise = k, renormalise
         self.weight = nn.Parameter(torch.empty(experts, hidden))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the weights as `torch.nn.Linear` does."""
-        nn.init.uniform_(self.weight, -(self.weight.shape[-1] ** -0.5), self.weight.shape[-1] ** -0.5)
 
     def forward(self, x: Tensor) -> Routing:
         """Route ``x [T, d]``."""

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,13 +101,22 @@ def perform(run: Run, progress: Progress | None = None, engine: Engine | None = 
 
         keep = Checkpoints(kept(run), run.checkpoint)
     context = Context(run.seed, run.device, run.scale, progress or quiet, engine, keep)
-    with PeakMemory(run.device) as memory:
+    with PeakMemory(run.device) as memory, ways(run.device):
         outcome = function(config, context)
     if not isinstance(outcome, Outcome):
         raise TypeError(f"{run.entry} gave a {type(outcome).__name__}, not an Outcome")
     outcome.profile.setdefault("peak_memory_bytes", memory.peak_bytes)
     outcome.encoded_pictures()  # too many of them: the experiment's fault, and named as such
     return outcome, [step for step in keep.taken_up if step] if keep else []
+
+
+def ways(device: str) -> AbstractContextManager[None]:
+    """How experts run on a device; nothing is imported for one that has no way of its own."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    from repro.models.dispatch_cuda import accelerated
+
+    return accelerated(device)
 
 
 def kept(run: Run) -> Path:

@@ -12,7 +12,7 @@ from repro import papers, runner
 from repro.bench.layer import QUICK, kind_of, shares
 from repro.bench.layer import measure_cell as layer_cell
 from repro.bench.step import measure_cell as step_cell
-from repro.models import dispatch
+from repro.models import dispatch, dispatch_cuda
 from repro.models.moe import Experts, TopKRouter
 from repro.profiling.memory import PeakMemory
 from repro.runner.worker import carry_out
@@ -50,13 +50,14 @@ def case(tokens, hidden, width, experts, k, one, dtype):
 
 def results(way, x, indices, weights, gate_up, down):
     leaves = [t.clone().requires_grad_() for t in (x, weights, gate_up, down)]
-    y = dispatch.WAYS[way](leaves[0], indices, *leaves[1:])
+    run = dispatch_cuda.lean if way == "lean" else dispatch.WAYS[way]
+    y = run(leaves[0], indices, *leaves[1:])
     dy = torch.linspace(-1, 1, y.numel(), device="cuda").view_as(y).to(y.dtype)
     return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("way", ["dense", "grouped", "lean"])
+@pytest.mark.parametrize("way", ["dense", "grouped", "lean", "cuda"])
 @pytest.mark.parametrize("shape", [(1, 16, 16, 8, 1), (40, 16, 8, 9, 4), (300, 64, 32, 300, 3), (64, 32, 48, 5, 5)])
 @pytest.mark.parametrize("one", [False, True])
 def test_every_way_agrees_with_naive(dtype, way, shape, one):
@@ -80,11 +81,11 @@ def test_experts_repeat_bit_for_bit():
         assert torch.equal(one, other)
 
 
-def test_the_automatic_way_is_lean_for_large_layers_and_odd_sizes_run():
-    assert dispatch.choose(32768, 63, 8, "cuda", 1024 * 704) == "lean"
-    layer = Experts(4, 6, 5).cuda()
+def test_odd_sizes_run(monkeypatch):
+    monkeypatch.setattr(dispatch_cuda, "DENSE_UP_TO", 0)
+    layer = initialise(Experts(4, 6, 5), 0, std=0.3).cuda()
     x, indices, weights, *_ = case(20, 6, 5, 4, 2, False, torch.float32)
-    with torch.autocast("cuda", torch.bfloat16):
+    with torch.autocast("cuda", torch.bfloat16), dispatch_cuda.accelerated("cuda"):
         y = layer(x, indices, weights)
     reference = dispatch.naive(x, indices, weights, layer.gate_up_proj, layer.down_proj)
     torch.testing.assert_close(y.float(), reference, rtol=5e-2, atol=2e-2)
@@ -115,10 +116,11 @@ def test_steps_of_a_training_do_not_wait_for_the_device():
         torch.cuda.set_sync_debug_mode("error" if 1 < step < 7 else "default")
 
     try:
-        out = train(
-            model, batches, loss, lambda: {"loss": float(loss(batches[0])[0])}, Optimisation(1e-2, 8), evaluations=1,
-            dtype="bfloat16", before_step=before, stateful={},
-        )  # fmt: skip
+        with dispatch_cuda.accelerated("cuda"):
+            out = train(
+                model, batches, loss, lambda: {"loss": float(loss(batches[0])[0])}, Optimisation(1e-2, 8),
+                evaluations=1, dtype="bfloat16", before_step=before, stateful={},
+            )  # fmt: skip
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert waiting == list(range(8))
