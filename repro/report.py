@@ -164,10 +164,11 @@ class Story:
 
 
 @functools.lru_cache
-def current_code(entry: str, data: str = "") -> str:
-    """Hash of the code behind a dotted function name, on a data set; empty when its source is not here."""
+def current_code(entry: str, data: str = "", device: str = "cpu") -> str:
+    """Hash of the code behind a dotted function name, on a data set and a kind of device; empty when its source is not
+    here."""
     try:
-        return run_code(entry, {"data": data})
+        return run_code(entry, {"data": data}, device)
     except (FileNotFoundError, SyntaxError):
         return ""
 
@@ -175,7 +176,7 @@ def current_code(entry: str, data: str = "") -> str:
 def is_stale(paper: Paper, record: Record) -> bool:
     """Whether the code that made a record differs from the code that is here."""
     entry = paper.accounting if record.arm == ACCOUNTING else paper.experiment
-    return record.code != current_code(entry, str(record.config.get("data", "")))
+    return record.code != current_code(entry, str(record.config.get("data", "")), record.device_kind)
 
 
 def story(

@@ -78,14 +78,19 @@ def code_hash(module: str, root: Path = ROOT, also: tuple[str, ...] = ()) -> str
     return digest.hexdigest()[:16]
 
 
-def run_code(entry: str, config: Mapping[str, Any]) -> str:
-    """Hash of the code behind a run: that of its entry (a dotted function name) and of the data set its configuration
-    names as ``data``.
+#: What the runner puts in force on a kind of device, beside what a run imports.
+_ON_DEVICE = {"cuda": ("repro.models.dispatch_cuda",)}
+
+
+def run_code(entry: str, config: Mapping[str, Any], device: str = "cpu") -> str:
+    """Hash of the code behind a run: that of its entry (a dotted function name), of the data set its configuration
+    names as ``data``, and of what is in force on its device only.
 
     Raises FileNotFoundError when the entry's module is absent.
     """
     source = module_of(str(config.get("data", "")))
-    return code_hash(entry.rpartition(".")[0], also=(source,) if source else ())
+    there = _ON_DEVICE.get(device.partition(":")[0], ())
+    return code_hash(entry.rpartition(".")[0], also=(*((source,) if source else ()), *there))
 
 
 def _definitions(tree: ast.Module, wanted: set[str]) -> bytes:

@@ -178,10 +178,11 @@ def clocked(name: str) -> bool:
 def identity(
     paper: str, setting: str, arm: str, scale: str, seed: int, config: dict[str, Any], device: str, code: str
 ) -> dict[str, Any]:
-    """All that determines a run's result, whose hash is its key; of a device its kind counts."""
+    """All that determines a run's result, whose hash is its key; of a device its kind counts. Numbers are as a record
+    spells them, so that the key can be made again from the record."""
     return {
         "schema": SCHEMA, "paper": paper, "setting": setting, "arm": arm, "scale": scale, "seed": seed,
-        "config": config, "device": device.partition(":")[0], "code": code,
+        "config": plain(config), "device": device.partition(":")[0], "code": code,
     }  # fmt: skip
 
 

@@ -179,7 +179,7 @@ def _run(
     entry: str, time_limit: float, memory_limit: int, processes: int = 1, strategy: str = "ddp",
     checkpoint: int | None = None,
 ) -> Run:  # fmt: skip
-    code = run_code(entry, config)
+    code = run_code(entry, config, device)
     key = run_key(identity(paper.slug, setting, arm, scale, seed, config, device, code))
     return Run(
         paper.slug, setting, arm, scale, seed, config, device, code, key, entry, time_limit, memory_limit,

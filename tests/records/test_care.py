@@ -152,7 +152,7 @@ class Config:
 def test_garbage_is_what_no_current_code_can_use(store, monkeypatch):
     import repro.report
 
-    monkeypatch.setattr(repro.report, "current_code", lambda entry, data="": "now")
+    monkeypatch.setattr(repro.report, "current_code", lambda *_: "now")
     paper = Paper(
         "p", "P", "P", "tests", "", 2026, "", Config, (Arm("a", "A", "method"),),
         (Setting("s", "S", "s", "generated"),), (), {"laptop": Preset()}, "nowhere.run",

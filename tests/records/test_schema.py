@@ -156,3 +156,17 @@ def test_numbers_that_only_pythons_own_json_reader_takes_are_read(literal):
     text = record.to_json().replace('"metrics":{}', f'"metrics":{{"loss":{literal}}}')
     value = Record.from_json(text).metrics["loss"]
     assert value == pytest.approx(float(literal), nan_ok=True)
+
+
+def test_the_key_of_a_plan_can_be_made_again_from_the_record():
+    from repro.records.provenance import run_key
+    from repro.records.schema import Record, identity
+
+    config = {"first": 1 / 15, "steps": 3, "name": "a"}
+    key = run_key(identity("p", "s", "a", "laptop", 0, config, "cpu", "c"))
+    line = Record(
+        key=key, paper="p", setting="s", arm="a", scale="laptop", seed=0, status="ok", config=config, code="c"
+    ).to_json()
+    read = Record.from_json(line)
+    assert read.config["first"] != config["first"]
+    assert run_key(read.identity) == read.key == key
