@@ -59,7 +59,7 @@ def group(cells: Sequence[Mapping[str, Any]], device: str, quick: bool, began: M
         "quick": quick,
         "environment": environment(device),
         "provenance": commit(),
-        "code": code_hash("repro.models.dispatch"),
+        "code": code_hash("repro.models.dispatch_cuda" if device.startswith("cuda") else "repro.models.dispatch"),
         "cells": list(cells),
     }
 

@@ -92,6 +92,18 @@ def test_with_only_the_accounting_done_training_claims_are_untested_at_the_defau
     assert any(r.verdict == "reproduced" and r.finding.scale == "published" for r in story.rows)
 
 
+def test_a_scale_at_which_nothing_of_a_claim_was_tried_stays_unsaid_beside_one_with_a_verdict():
+    gpu = [
+        replace(r, setting="gsm8k", scale="gpu", config=PAPER.resolve("gsm8k", "moe", "gpu"))
+        for r in some(settings=("stdlib",)) if r.arm == "moe"
+    ]  # fmt: skip
+    assert gpu
+    told = {c.claim.id: c.verdicts for c in report.story(PAPER, [*some(), *gpu]).claims}
+    assert list(told["C1"]) == ["laptop"]
+    assert told["C1"]["laptop"] != "untested"
+    assert told["C7"] == {"laptop": "untested"}
+
+
 def test_records_made_with_other_options_are_listed_and_not_judged():
     odd = [replace(r, config={**r.config, "steps": 7}) for r in some()]
     story = report.story(PAPER, odd)
