@@ -18,6 +18,7 @@ from repro.profiling.memory import PeakMemory
 from repro.runner.worker import carry_out
 from repro.training.initial import initialise
 from repro.training.loop import Optimisation, train
+from tests.models.test_dispatch import case as on_processor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -33,18 +34,8 @@ def no_waiting():
 
 
 def case(tokens, hidden, width, experts, k, one, dtype):
-    g = torch.Generator().manual_seed(tokens + experts)
-    scores = torch.rand(tokens, experts, generator=g)
-    if one:  # one expert gets every token, most others none
-        scores[:, 0] = 2.0
-        scores[:, 1:] = torch.arange(experts - 1).float() / experts
-    weights, indices = scores.topk(k, dim=-1)
-    floats = (
-        torch.randn(tokens, hidden, generator=g),
-        0.3 * torch.randn(experts, 2 * width, hidden, generator=g),
-        0.3 * torch.randn(experts, hidden, width, generator=g),
-    )
-    x, gate_up, down = (t.to("cuda", dtype) for t in floats)
+    x, indices, weights, gate_up, down = on_processor(tokens, hidden, width, experts, k, one, tokens + experts)
+    x, gate_up, down = (t.to("cuda", dtype) for t in (x, gate_up, down))
     return x, indices.cuda(), weights.cuda(), gate_up, down
 
 

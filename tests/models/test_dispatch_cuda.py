@@ -14,20 +14,7 @@ from repro.records.provenance import run_code
 from repro.report import current_code
 from repro.runner import worker
 from repro.training.initial import initialise
-
-
-def case(tokens, hidden, width, experts, k, one, seed):
-    g = torch.Generator().manual_seed(seed)
-    scores = torch.rand(tokens, experts, generator=g)
-    if one:  # one expert gets every token, most others none
-        scores[:, 0] = 2.0
-        scores[:, 1:] = torch.arange(experts - 1).float() / experts
-    weights, indices = scores.topk(k, dim=-1)
-    return (
-        torch.randn(tokens, hidden, generator=g), indices, weights,
-        0.3 * torch.randn(experts, 2 * width, hidden, generator=g),
-        0.3 * torch.randn(experts, hidden, width, generator=g),
-    )  # fmt: skip
+from tests.models.test_dispatch import case
 
 
 def results(way, x, indices, weights, gate_up, down):
