@@ -13,7 +13,6 @@ Every stated figure stands in this module, and is written beside the results. Im
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import statistics
@@ -297,15 +296,22 @@ def started(record: Record) -> float:
 
 
 def check(records: Sequence[Record]) -> dict[str, Any] | None:
-    """The simulator against the clock: the records of one paper in the order in which they began, on two places.
+    """The simulator against the clock: records of one paper in the order in which they began, on two places.
 
-    None for records that were not made in one go (a minute, and more than the longest run, without a beginning).
+    Of records that were not made in one go (a minute, and more than the longest run, without a beginning) the most
+    that were; None for fewer than ten.
     """
-    ordered = sorted(records, key=started)
-    walls = [float(r.provenance["wall_s"]) for r in ordered]
-    gap = max((started(b) - started(a) for a, b in itertools.pairwise(ordered)), default=0.0)
-    if len(ordered) < 10 or gap > max(60.0, max(walls)):
+    goes: list[list[Record]] = []
+    rest = sorted(records, key=started)
+    longest = max((float(r.provenance["wall_s"]) for r in rest), default=0.0)
+    for before, record in zip([None, *rest], rest, strict=False):
+        if before is None or started(record) - started(before) > max(60.0, longest):
+            goes.append([])
+        goes[-1].append(record)
+    ordered = max(goes, key=len, default=[])
+    if len(ordered) < 10:
         return None
+    walls = [float(r.provenance["wall_s"]) for r in ordered]
     took = max(started(r) + w for r, w in zip(ordered, walls, strict=True)) - started(ordered[0])
     said = simulate([Job(w) for w in walls], 2).makespan
     return {"paper": ordered[0].paper, "runs": len(ordered), "clock_s": took, "simulated_s": said}
@@ -445,7 +451,8 @@ def tables(document: Mapping[str, Any]) -> str:
                 for c in document["laptop"]
             ], "llrrr",
         ),
-        "The simulator against the clock, for the papers whose records were made in one go by two processes:",
+        "The simulator against the clock, for records that two processes made in one go. Where some of them have been "
+        "replaced since, the clock has their time and the simulator has not:",
         pages.table(
             ["paper", "runs", "took", "simulated", "ratio"],
             [

@@ -98,6 +98,21 @@ def test_it_agrees_with_the_clock():
     assert 0.98 < statistics.median(ratios) < 1.02
 
 
+def test_records_of_several_goes_are_checked_by_the_largest():
+    def record(second, n):
+        return Record(
+            key=f"{second} {n}", paper="p", setting="s", arm="a", scale="laptop", seed=n, status="ok", config={},
+            code="c", provenance={"wall_s": 20.0, "started": f"2026-01-01T{second // 3600:02}:{second // 60 % 60:02}:00"},
+        )  # fmt: skip
+
+    first = [record(60 * (n // 6), n) for n in range(12)]
+    again = [record(36_000, n) for n in range(3)]
+    found = forecast.check([*again, *first])
+    assert (found["runs"], found["clock_s"]) == (12, 80.0)
+    assert forecast.check(again) is None
+    assert forecast.check([]) is None
+
+
 def test_the_page_shows_the_figures_that_are_kept():
     document = pages.read()["forecast"]
     page = pages.PAGE.read_text(encoding="utf-8")
