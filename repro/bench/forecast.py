@@ -304,11 +304,11 @@ def check(records: Sequence[Record]) -> dict[str, Any] | None:
     goes: list[list[Record]] = []
     rest = sorted(records, key=started)
     longest = max((float(r.provenance["wall_s"]) for r in rest), default=0.0)
-    for before, record in zip([None, *rest], rest, strict=False):
-        if before is None or started(record) - started(before) > max(60.0, longest):
+    for record in rest:
+        if not goes or started(record) - started(goes[-1][-1]) > max(60.0, longest):
             goes.append([])
         goes[-1].append(record)
-    ordered = max(goes, key=len, default=[])
+    ordered: list[Record] = max(goes, key=len, default=[])
     if len(ordered) < 10:
         return None
     walls = [float(r.provenance["wall_s"]) for r in ordered]

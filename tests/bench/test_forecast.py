@@ -100,9 +100,10 @@ def test_it_agrees_with_the_clock():
 
 def test_records_of_several_goes_are_checked_by_the_largest():
     def record(second, n):
+        began = f"2026-01-01T{second // 3600:02}:{second // 60 % 60:02}:00"
         return Record(
             key=f"{second} {n}", paper="p", setting="s", arm="a", scale="laptop", seed=n, status="ok", config={},
-            code="c", provenance={"wall_s": 20.0, "started": f"2026-01-01T{second // 3600:02}:{second // 60 % 60:02}:00"},
+            code="c", provenance={"wall_s": 20.0, "started": began},
         )  # fmt: skip
 
     first = [record(60 * (n // 6), n) for n in range(12)]
