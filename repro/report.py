@@ -20,7 +20,7 @@ from repro.claims.contract import Kind, Role, Verdict
 from repro.claims.judge import PLACEBO_SHIFT, combine
 from repro.records import Record, load, standard
 from repro.records.confirm import confirmed
-from repro.records.provenance import run_code
+from repro.records.provenance import earlier_codes, run_code
 
 Origin = Literal["local", "reference"]
 ORIGINS: tuple[Origin, ...] = ("local", "reference")
@@ -176,7 +176,9 @@ def current_code(entry: str, data: str = "", device: str = "cpu") -> str:
 def is_stale(paper: Paper, record: Record) -> bool:
     """Whether the code that made a record differs from the code that is here."""
     entry = paper.accounting if record.arm == ACCOUNTING else paper.experiment
-    return record.code != current_code(entry, str(record.config.get("data", "")), record.device_kind)
+    data = str(record.config.get("data", ""))
+    code = current_code(entry, data, record.device_kind)
+    return code not in (record.code, earlier_codes(entry, data, record.device_kind).get(record.code))
 
 
 def story(

@@ -100,6 +100,12 @@ def module_of(name: str) -> str | None:
     return entry.module if entry else None
 
 
+def place_of(name: str) -> tuple[str, str] | None:
+    """Dotted name of the module that makes a data set, and its function there; None for a name that is not here."""
+    entry = ENTRIES.get(name)
+    return (entry.module, entry.function) if entry else None
+
+
 def load(
     name: str, sequence: int = 128, *, seed: int = 0, limit: int | None = None, **options: Any
 ) -> LanguageData | TupleData:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from repro.data.registry import module_of
+from repro.data.registry import place_of
+from repro.records.definitions import reach
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "scipy", "scikit-learn", "peft")
@@ -27,126 +26,56 @@ _OUTSIDE = (
 )  # fmt: skip
 #: What of the tree decides a run.
 _CODE = ("repro", "papers", "pyproject.toml")
-#: A paper's facts: only what a run takes out of them (its configuration) counts, so that claims can be edited freely.
-_FACTS = re.compile(r"papers\.\w+\.paper\Z")
 
 
 @functools.lru_cache
 def code_hash(module: str, root: Path = ROOT, also: tuple[str, ...] = ()) -> str:
-    """Hash of a module, of the modules in ``also``, and of every project module that they import, directly or not.
+    """Hash of a module, of the modules in ``also``, and of every definition of the project that they reach.
 
-    Follows the import statements of ``repro`` and ``papers`` without running them, and hashes syntax trees without
-    docstrings: comments, formatting and docstrings do not make a record stale, code does. Decision rules, the runner
-    and the command line are left out: they do not change what a run computes. Of a ``paper.py`` only the definitions
-    count that a module imports from it by name, with what they refer to. YAML files count with the package in whose
-    folder they lie (lm-eval tasks). Data sets are found by name and not by import: `run_code` adds the one of a run.
+    Comments, formatting, docstrings and the places of definitions do not count (`repro.records.definitions`). Decision
+    rules, the runner and the command line are left out: they do not change what a run computes. YAML files count with
+    the package in whose folder they lie (lm-eval tasks). Data sets are found by name and not by import: `run_code` adds
+    the one of a run.
 
-    Raises FileNotFoundError when the module itself is absent.
+    Raises FileNotFoundError when one of the modules is absent.
     """
-    seen: dict[str, bytes] = {}
-    facts: dict[str, set[str]] = {}
-    queue = [module, *also]
-    while queue:
-        name = queue.pop()
-        if name in seen or name in ("repro", "papers") or name.startswith(_OUTSIDE):
-            continue
-        path = _source(name, root)
-        if path is None:
-            if name == module:
-                raise FileNotFoundError(f"no source of {module} under {root}")
-            continue
-        tree = ast.parse(path.read_bytes())
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        queue.append(name.rpartition(".")[0])
-        for imported, names in _imports(tree, package):
-            if names and _FACTS.match(imported):
-                facts.setdefault(imported, set()).update(names)
-                queue.append(imported.rpartition(".")[0])
-            else:
-                queue.extend([imported, *(f"{imported}.{n}" for n in names)])
-        _strip_docstrings(tree)
-        seen[name] = ast.dump(tree).encode()
-        if path.name == "__init__.py":
-            seen[name] += b"".join(file.read_bytes() for file in sorted(path.parent.glob("*.yaml")))
-    for name, wanted in facts.items():
-        path = _source(name, root)
-        if path is not None and name not in seen:
-            seen[name] = _definitions(ast.parse(path.read_bytes()), wanted)
-    digest = hashlib.sha256()
-    for name in sorted(seen):
-        digest.update(name.encode() + b"\0" + seen[name] + b"\0")
-    return digest.hexdigest()[:16]
+    return reach(root, _OUTSIDE).hash((name, "") for name in (module, *also))
 
 
 #: What the runner puts in force on a kind of device, beside what a run imports.
 _ON_DEVICE = {"cuda": ("repro.models.dispatch_cuda",)}
 
 
-def run_code(entry: str, config: Mapping[str, Any], device: str = "cpu") -> str:
-    """Hash of the code behind a run: that of its entry (a dotted function name), of the data set its configuration
-    names as ``data``, and of what is in force on its device only.
+@functools.lru_cache
+def entry_code(entry: str, data: str = "", device: str = "cpu") -> str:
+    """Hash of what a function (its dotted name) reaches, of what the data set of that name does, and of what is in
+    force on a kind of device only.
 
-    Raises FileNotFoundError when the entry's module is absent.
+    Raises FileNotFoundError when the function is absent.
     """
-    source = module_of(str(config.get("data", "")))
-    there = _ON_DEVICE.get(device.partition(":")[0], ())
-    return code_hash(entry.rpartition(".")[0], also=(*((source,) if source else ()), *there))
+    module, _, function = entry.rpartition(".")
+    roots = [(module, function)]
+    if source := place_of(data):
+        roots.append(source)
+    roots += ((name, "") for name in _ON_DEVICE.get(device, ()))
+    return reach(ROOT, _OUTSIDE).hash(roots)
 
 
-def _definitions(tree: ast.Module, wanted: set[str]) -> bytes:
-    """The top-level statements that bind the names wanted or what those refer to."""
-    _strip_docstrings(tree)
-    out, todo = [], set(wanted)
-    left = [s for s in tree.body if not isinstance(s, (ast.Import, ast.ImportFrom))]
-    while found := [s for s in left if _bound(s) & todo]:
-        left = [s for s in left if s not in found]
-        out += found
-        todo |= {n.id for s in found for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    return "\n".join(sorted(ast.dump(s) for s in out)).encode()
+def run_code(entry: str, config: Mapping[str, Any], device: str = "cpu") -> str:
+    """`entry_code` of a run's entry, of the data set its configuration names as ``data``, and of its device."""
+    return entry_code(entry, str(config.get("data", "")), device.partition(":")[0])
 
 
-def _bound(statement: ast.stmt) -> set[str]:
-    if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
-        return {statement.name}
-    # names inside comprehensions are their own: only the targets of the statement itself bind
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    return {n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)}
+def earlier_codes(entry: str, data: str = "", device: str = "cpu") -> dict[str, str]:
+    """Hashes that records of a run carry from when whole modules were counted, each with the `entry_code` of that same
+    code: while it is unchanged, those records are not stale."""
+    return _earlier().get(f"{entry} {data}".strip(), {}) if device == "cpu" else {}
 
 
-def _source(module: str, root: Path) -> Path | None:
-    base = root.joinpath(*module.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _imports(tree: ast.AST, package: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Modules of the project that a module imports, each with the names taken from it."""
-    found: list[tuple[str, tuple[str, ...]]] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found.extend((alias.name, ()) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")
-                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-            found.append((base, tuple(alias.name for alias in node.names)))
-    return [(name, names) for name, names in found if name.split(".")[0] in ("repro", "papers")]
-
-
-def _strip_docstrings(tree: ast.AST) -> None:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
-            first = body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = body[1:]
+@functools.lru_cache
+def _earlier() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("earlier_codes.json").read_text())
+    return found
 
 
 def run_key(identity: Mapping[str, Any]) -> str:
