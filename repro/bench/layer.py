@@ -13,7 +13,7 @@ from torch import Tensor
 from repro.bench.contenders import agreement, all_transformers, gathered_bytes, synchronised
 from repro.bench.summary import NAIVE, OURS, ROOF, TRANSFORMERS
 from repro.bench.timing import Quartiles, Timings, measure
-from repro.models import dispatch_cuda
+from repro.models import dispatch_cuda, fused_cuda
 from repro.models.dispatch import WAYS, choose, run_experts
 from repro.models.moe import SwiGLU
 from repro.training.initial import generator
@@ -92,7 +92,7 @@ def measure_cell(shape: Shape, device: str, repetitions: int | None = None) -> I
             reason = out_of_race.get(name) or _too_large(problem, name, backward)
             took = 0.0
             if not reason:
-                took = min(_seconds(call) for _ in range(2))
+                took = min(seconds_of(call) for _ in range(2))
                 if took > SLOWEST and name not in (OURS, ROOF):
                     reason = {"skipped": f"takes {took:.1f} s"}
             contenders[name] = reason
@@ -130,7 +130,7 @@ def kind_of(kernel: str) -> str:
 def shares(call: Callable[[], object], repetitions: int = 3) -> dict[str, float]:
     """Share of each kind of kernel in the time that a GPU is busy with ``call``, and ``busy``: how much of the wall
     time that is, at most 1. Below 1 the processor cannot issue work as fast as it is done."""
-    wall = _seconds(lambda: [call() for _ in range(repetitions)])
+    wall = seconds_of(lambda: [call() for _ in range(repetitions)])
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
         for _ in range(repetitions):
             call()
@@ -178,10 +178,17 @@ def _too_large(problem: _Problem, name: str, backward: bool) -> dict[str, str]:
     return {"skipped": f"would need {size / 2**30:.1f} GiB"} if size > MEMORY else {}
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
+    """Of one call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
+
+
+def _unfused(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    # a backward pass is by the way of its forward pass
+    with fused_cuda.plain():
+        return dispatch_cuda.lean(x, indices, weights, gate_up, down)
 
 
 class _Problem:
@@ -209,7 +216,7 @@ class _Problem:
         self.dense = SwiGLU(hidden, k * width).to(device, dtype)
         ways = {name: way for name, way in WAYS.items() if name != dispatch_cuda.NAME}
         if device.startswith("cuda"):
-            ways["lean"] = dispatch_cuda.lean
+            ways |= {"lean": dispatch_cuda.lean, "lean unfused": _unfused}
         self.functions = {OURS: run_experts, **ways, **all_transformers()}
         self.names = [*self.functions, ROOF]
 

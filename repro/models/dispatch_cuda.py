@@ -1,8 +1,8 @@
 """How tokens meet their experts on CUDA: a fifth way for `repro.models.dispatch`, named ``cuda``.
 
 It is `dispatch.dense` for layers that are small for a GPU, and else `lean` below: tokens sorted by expert, grouped
-matmuls, the backward written out, and nothing that waits for the device (docs/performance.md). `accelerated` puts it in
-force; the runner does so for runs on CUDA.
+matmuls, one fused kernel between them (`repro.models.fused_cuda`), the backward written out, and nothing that waits for
+the device (docs/performance.md). `accelerated` puts it in force; the runner does so for runs on CUDA.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from repro.models import dispatch
+from repro.models import dispatch, fused_cuda
 from repro.models.transforms import transformed
 
 #: Multiplications of one projection up to which a GPU is done with all experts on all tokens before the many kernels of
@@ -36,13 +36,14 @@ class _Lean(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
-        k, width = indices.shape[1], down.shape[2]
+        k = indices.shape[1]
         order, ends = sorted_by_expert(indices.reshape(-1), down.shape[0])
         back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=order.device))
         token, back = order // k, back.view(indices.shape)
         weight = weights.reshape(-1).index_select(0, order)[:, None].to(x.dtype)
         h = F.grouped_mm(x.index_select(0, token), gate_up.transpose(1, 2), offs=ends)
-        a = F.silu(h[:, :width]).mul_(h[:, width:]).mul_(weight)
+        activate, ctx.activate_backward = fused_cuda.ways(h)
+        a = activate(h, weight)
         y = F.grouped_mm(a, down.transpose(1, 2), offs=ends)
         ctx.save_for_backward(x, token, back, weight, gate_up, down, ends, h, a)
         ctx.gate_dtype = weights.dtype
@@ -52,17 +53,10 @@ class _Lean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:  # type: ignore[override]
         x, token, back, weight, gate_up, down, ends, h, a = ctx.saved_tensors
-        width = down.shape[2]
-        gate, up = h[:, :width], h[:, width:]
         dy_rows = dy.index_select(0, token)
         d_down = F.grouped_mm(dy_rows.t(), a, offs=ends)
         da = F.grouped_mm(dy_rows, down, offs=ends)
-        activated = F.silu(gate)
-        d_weight = torch.linalg.vecdot(da, activated * up)
-        da.mul_(weight)
-        dh = torch.empty_like(h)
-        torch.mul(da, activated, out=dh[:, width:])
-        torch.ops.aten.silu_backward.grad_input(da.mul_(up), gate, grad_input=dh[:, :width])
+        dh, d_weight = ctx.activate_backward(da, h, weight)
         d_gate_up = F.grouped_mm(dh.t(), x.index_select(0, token), offs=ends)
         dx = F.embedding_bag(back, F.grouped_mm(dh, gate_up, offs=ends), mode="sum")
         d_weights = d_weight.index_select(0, back.view(-1)).view(back.shape).to(ctx.gate_dtype)

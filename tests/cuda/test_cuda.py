@@ -12,13 +12,17 @@ from repro import papers, runner
 from repro.bench.layer import QUICK, kind_of, shares
 from repro.bench.layer import measure_cell as layer_cell
 from repro.bench.step import measure_cell as step_cell
-from repro.models import dispatch, dispatch_cuda
+from repro.models import dispatch, dispatch_cuda, fused_cuda
 from repro.models.moe import Experts, TopKRouter
 from repro.profiling.memory import PeakMemory
 from repro.runner.worker import carry_out
 from repro.training.initial import initialise
 from repro.training.loop import Optimisation, train
 from tests.models.test_dispatch import case as on_processor
+from tests.models.test_fused_cuda import KERNEL, TWIN
+from tests.models.test_fused_cuda import check as check_rows
+from tests.models.test_fused_cuda import exact as exact_rows
+from tests.models.test_fused_cuda import inputs as rows_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -70,6 +74,61 @@ def test_experts_repeat_bit_for_bit():
     inputs = case(4096, 64, 32, 16, 4, False, torch.bfloat16)
     for one, other in zip(results("lean", *inputs), results("lean", *inputs), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.fixture
+def kernels():
+    if not fused_cuda.usable(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16):
+        pytest.skip("no triton, or nothing to build its launcher with")
+    return fused_cuda.fused, fused_cuda.fused_backward
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "width"), [(0, 704), (1, 1), (33, 7), (300, 704), (65, 1000), (40, 2100)])
+def test_fused_kernels_agree_with_the_formula_and_their_twin(kernels, dtype, rows, width):
+    da, h, weight = rows_of(rows, width, dtype, "cuda")
+    check_rows(kernels, da, h, weight, KERNEL[dtype])
+    ours = [kernels[0](h, weight), *kernels[1](da, h, weight)]
+    twin = [fused_cuda.activation(h, weight), *fused_cuda.activation_backward(da, h, weight)]
+    for one, other in zip(ours, twin, strict=True):
+        scale = float(other.float().abs().max()) if other.numel() else 0.0
+        torch.testing.assert_close(one, other, rtol=TWIN[dtype], atol=TWIN[dtype] * scale)
+
+
+def test_fused_kernels_reach_rows_beyond_32_bits(kernels):
+    rows, width = 2**31 // 2048 + 1, 1024
+    h = torch.zeros(rows, 2 * width, dtype=torch.bfloat16, device="cuda")
+    weight, da = h.new_ones(rows, 1), h.new_ones(rows, width)
+    h[-1] = torch.linspace(-2, 2, 2 * width, device="cuda")
+    last = slice(rows - 1, rows)
+    dh, d_weight = kernels[1](da, h, weight)
+    expected = exact_rows(da[last], h[last], weight[last])
+    for found, reference in zip((kernels[0](h, weight)[last], dh[last], d_weight[last]), expected, strict=True):
+        torch.testing.assert_close(found.double(), reference, rtol=1e-2, atol=1e-2)
+
+
+def test_fused_kernels_repeat_bit_for_bit(kernels):
+    da, h, weight = rows_of(5000, 704, torch.bfloat16, "cuda")
+    once = [kernels[0](h, weight), *kernels[1](da, h, weight)]
+    torch.use_deterministic_algorithms(True)
+    try:
+        again = [kernels[0](h, weight), *kernels[1](da, h, weight)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(once, again, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("one", [False, True])
+def test_experts_with_fused_kernels_agree_with_those_without(kernels, dtype, one):
+    inputs = case(300, 64, 40, 20, 3, one, dtype)
+    ours = results("lean", *inputs)
+    with fused_cuda.plain():
+        twin = results("lean", *inputs)
+    for found, reference in zip(ours, twin, strict=True):
+        error = (found.float() - reference.float()).abs().max() / reference.float().abs().max().clamp_min(1e-12)
+        assert error < (2e-4 if dtype is torch.float32 else 4e-2)
 
 
 def test_odd_sizes_run(monkeypatch):
@@ -159,4 +218,5 @@ def test_kernels_are_told_apart():
     a = torch.randn(512, 512, device="cuda")
     assert set(shares(lambda: a @ a)) >= {"products", "busy"}
     assert kind_of("void cutlass::device_kernel<...>") == "products"
+    assert kind_of("_activation_backward") == "elementwise"
     assert kind_of("void at::native::vectorized_elementwise_kernel<4, ...>") == "elementwise"
