@@ -78,7 +78,7 @@ def synchronised(call: Callable[[], object], device: str) -> Callable[[], object
 
     def run() -> object:
         out = call()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         return out
 
     return run

@@ -160,6 +160,49 @@ def test_a_step_has_a_time_for_each_dispatch(step):
     assert step["tokens_per_s"] > 0
 
 
+def test_a_way_that_does_not_fit_in_memory_is_named_and_the_others_are_timed(one_thread, monkeypatch):
+    import torch
+
+    from repro.bench import step as module
+    from repro.models.dispatch import naive
+
+    calls = []
+
+    def full(*_):
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    def full_beside_the_others(*arguments):
+        calls.append(1)
+        # the layers of the comparison pass, then comes a step
+        return full() if len(calls) > 2 else naive(*arguments)
+
+    late = {"transformers at once": full, "transformers late": full_beside_the_others}
+    monkeypatch.setattr(module, "all_transformers", lambda: late)
+    found = module.measure_cell(module.Model(4, 2, 1), "cpu", 1, batch=2, length=8)["contenders"]
+    for name in late:
+        assert found[name] == {"skipped": "does not fit in memory: tried to allocate 9 GiB"}
+    assert all("ms" in found[name] for name in ("ours", "naive"))
+
+
+def test_models_follow_the_device(monkeypatch):
+    from repro.bench import step as module
+
+    def asked(device, quick=False):
+        taken = []
+
+        def measure(model, device, repetitions, batch, length):
+            taken.append((model, batch * length))
+            return {"name": str(model)}
+
+        monkeypatch.setattr(module, "measure_cell", measure)
+        module.cells(device, quick, None, lambda text: None)
+        return taken
+
+    assert asked("cpu") == [(model, 1024) for model in module.FULL]
+    assert asked("cuda:0")[:2] == [(model, 32768) for model in module.PUBLISHED]
+    assert asked("cuda", quick=True) == [(model, 1024) for model in module.QUICK]
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_choices_are_ratios_of_the_same_work(one_thread, monkeypatch):
     from repro.bench import choices
