@@ -40,8 +40,8 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, inverse = ctx.saved_tensors
         size = x.shape[-1]
-        product = (dy * x).view(-1, size)
-        d_weight = torch.mv(product.t(), inverse.view(-1))
+        product = (dy * x).reshape(-1, size)
+        d_weight = torch.mv(product.t(), inverse.reshape(-1))
         # dx = w dy / r - x mean(w dy x) / r^3
         pull = torch.mv(product, weight).view(inverse.shape).mul_(inverse).mul_(inverse).mul_(inverse).div_(size)
         return (dy * weight).mul_(inverse).sub_(x * pull), d_weight, None

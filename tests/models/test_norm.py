@@ -59,3 +59,27 @@ def test_it_can_be_transformed():
     assert torch.equal(torch.compile(norm, backend="eager")(x), wanted)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert norm(mode.from_tensor(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0), (0, 2, 1)])
+@pytest.mark.parametrize("moved", ["input", "gradient", "both"])
+def test_memory_may_lie_in_any_order(moved, order):
+    """As below a transpose."""
+    norm = RMSNorm(8)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-1, 2, 8))
+    x, dy = torch.randn(5, 3, 8), torch.randn(5, 3, 8)
+
+    def laid_out(tensor):  # these orders are their own inverse
+        return tensor.permute(order).contiguous().permute(order)
+
+    found = []
+    for inputs, gradient in (
+        (x, dy),
+        (x if moved == "gradient" else laid_out(x), dy if moved == "input" else laid_out(dy)),
+    ):
+        leaf = inputs.detach().requires_grad_()
+        y = norm(leaf)
+        found.append((y.detach(), *torch.autograd.grad(y, (leaf, norm.weight), gradient)))
+    for plain, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, plain)
