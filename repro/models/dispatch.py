@@ -5,9 +5,11 @@
 - `naive`: the formula, expert by expert; what the others are tested against and FLOPs are counted on.
 - `dense`: every expert on every token as two large matmuls, weighted by zero where not selected; best when nearly all
   experts are selected.
-- `grouped`: tokens sorted by expert, one grouped matmul per projection; for sparse routing on accelerators.
+- `grouped`: tokens sorted by expert, one grouped matmul per projection; for sparse routing on accelerators. Not for
+  all sizes (`groupable`).
 - `lean`: the same with its backward written out, which gathers where autograd would scatter and keeps less; for sparse
-  routing on CPUs, where it is faster than `grouped` (docs/performance.md).
+  routing on CPUs, where it is faster than `grouped` (docs/performance.md). Sizes that are not groupable it runs expert
+  by expert.
 """
 
 from __future__ import annotations
@@ -63,8 +65,19 @@ def dense(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Te
     return F.linear(a.reshape(-1, experts * width), down.transpose(0, 1).reshape(hidden, experts * width))
 
 
+def groupable(dtype: torch.dtype, hidden: int, width: int) -> bool:
+    """Whether ``F.grouped_mm`` takes experts of these sizes: their rows must be whole 16 bytes, and not float64."""
+    return dtype != torch.float64 and not any(size * dtype.itemsize % 16 for size in (hidden, width))
+
+
 def grouped(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """Sorted by expert. Arguments as `naive`."""
+    """Sorted by expert. Arguments as `naive`. Raises ValueError for sizes that are not `groupable`."""
+    hidden, width = down.shape[1:]
+    if not groupable(x.dtype, hidden, width):
+        raise ValueError(
+            f"grouped products need rows of whole 16 bytes and no float64, not hidden size {hidden} and width {width} "
+            f"in {x.dtype}; naive, dense and, on the CPU, lean take them"
+        )
     k = indices.shape[1]
     flat = indices.reshape(-1)
     order = flat.argsort(stable=True)
@@ -84,10 +97,13 @@ BLOCK_BYTES = 1 << 20
 BLOCKS_FROM = 4 << 20
 
 
-def _blocks(rows: int, experts: int, row_bytes: int, ends: Tensor) -> list[tuple[slice, slice, Tensor]]:
-    """Adjacent experts that are run together: which experts, which rows, and where each expert's rows end in them."""
-    each = experts
-    if rows * row_bytes > BLOCKS_FROM:
+def _blocks(
+    rows: int, experts: int, row_bytes: int, ends: Tensor, together: bool = True
+) -> list[tuple[slice, slice, Tensor]]:
+    """Adjacent experts that are run together: which experts, which rows, and where each expert's rows end in them.
+    Each is a block of its own unless they may be run ``together``."""
+    each = experts if together else 1
+    if together and rows * row_bytes > BLOCKS_FROM:
         each = min(experts, max(1, round(BLOCK_BYTES * experts / (rows * row_bytes))))
     out, start = [], 0
     for first in range(0, experts, each):
@@ -133,7 +149,8 @@ class _Lean(torch.autograd.Function):
         back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel()))
         token, back = order // k, back.view(indices.shape)
         weight = weights.reshape(-1).index_select(0, order)[:, None].to(x.dtype)
-        blocks = _blocks(order.numel(), down.shape[0], (3 * width + 2 * hidden) * x.element_size(), ends)
+        row_bytes = (3 * width + 2 * hidden) * x.element_size()
+        blocks = _blocks(order.numel(), down.shape[0], row_bytes, ends, groupable(x.dtype, hidden, width))
         y: Any = None if len(blocks) == 1 else x.new_empty(order.numel(), hidden)
         kept = []
         for experts, rows, stops in blocks:

@@ -66,6 +66,45 @@ def test_experts_in_blocks_agree_with_naive(monkeypatch, size, one):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "hidden", "width"),
+    [
+        (torch.float32, 6, 8), (torch.float32, 8, 6), (torch.float32, 7, 5), (torch.float32, 1, 1),
+        (torch.float64, 8, 8), (torch.float64, 7, 5), (torch.bfloat16, 8, 4), (torch.bfloat16, 12, 8),
+        (torch.float16, 8, 4), (torch.float16, 7, 5),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("one", [False, True])
+def test_sizes_that_grouped_products_refuse(dtype, hidden, width, one):
+    x, indices, *rest = case(17, hidden, width, 6, 2, one, 5)
+    inputs = x.to(dtype), indices, *(part.to(dtype) for part in rest)
+    leaves = [t.clone().requires_grad_() for t in inputs if t is not indices]
+    y = dispatch.run_experts(leaves[0], indices, *leaves[1:])
+    (y * torch.linspace(-1, 1, y.numel(), dtype=dtype).view_as(y)).sum().backward()
+    assert y.dtype == dtype
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype.itemsize > 2 else {"rtol": 0.05, "atol": 0.05}
+    for ours, reference in zip([y, *(leaf.grad for leaf in leaves)], run("naive", *inputs), strict=True):
+        torch.testing.assert_close(ours, reference, **tolerance)
+    with dispatch.forced("grouped"), pytest.raises(ValueError, match="naive, dense and"):
+        dispatch.run_experts(*inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_groupable_is_what_torch_takes(dtype):
+    ends = torch.tensor([1, 3], dtype=torch.int32)
+    for hidden in range(1, 17):
+        for width in range(1, 17):
+            try:
+                h = torch.nn.functional.grouped_mm(
+                    torch.ones(3, hidden, dtype=dtype), torch.ones(2, hidden, width, dtype=dtype), offs=ends
+                )
+                torch.nn.functional.grouped_mm(h, torch.ones(2, width, hidden, dtype=dtype), offs=ends)
+                taken = True
+            except RuntimeError:
+                taken = False
+            assert dispatch.groupable(dtype, hidden, width) == taken, (hidden, width)
+
+
 def test_blocks_cover_experts_and_rows_once():
     ends = torch.tensor([3, 3, 10, 12, 20, 21], dtype=torch.int32)
     few = dispatch._blocks(21, 6, 10, ends)
