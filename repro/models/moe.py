@@ -35,14 +35,28 @@ class SwiGLU(nn.Module):
         return self.down_proj(F.silu(gate) * up)
 
 
+def _unset(*shape: int) -> nn.Parameter:
+    """Weights that nobody can take for initialised ones, and that draw no random numbers."""
+    return nn.Parameter(torch.full(shape, torch.nan))
+
+
 class Experts(nn.Module):
     """N SwiGLU experts with packed weights, in the layout of transformers: ``gate_up_proj [N, 2f, d]``, ``down_proj
-    [N, d, f]``."""
+    [N, d, f]``.
+
+    They are NaN until they are initialised: by what draws a whole model's weights under its seed
+    (`repro.training.initial.initialise`), or by `reset_parameters`.
+    """
 
     def __init__(self, experts: int, hidden: int, width: int):
         super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
-        self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
+        self.gate_up_proj = _unset(experts, 2 * width, hidden)
+        self.down_proj = _unset(experts, hidden, width)
+
+    def reset_parameters(self) -> None:
+        """Every matrix as ``nn.Linear`` has it, U(-1/sqrt(inputs), 1/sqrt(inputs))."""
+        for weight in (self.gate_up_proj, self.down_proj):
+            nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
 
     @property
     def count(self) -> int:
@@ -62,7 +76,7 @@ class TopKRouter(nn.Module):
     """Softmax over all experts in float32, the K largest kept as they are (``renormalise`` rescales them to sum 1).
 
     Without renormalisation as in DeepSeek-V2 with ``norm_topk_prob=False``. A renormalised top-1 gate is constant and
-    would give the router no gradient; it is refused.
+    would give the router no gradient; it is refused. As with `Experts`, the weights are NaN until initialised.
 
     Raises:
         ValueError: when k is not in 1..N, or for a renormalised top-1.
@@ -75,7 +89,11 @@ class TopKRouter(nn.Module):
         if renormalise and k == 1:
             raise ValueError("a renormalised top-1 gate gives the router no gradient")
         self.k, self.renormalise = k, renormalise
-        self.weight = nn.Parameter(torch.empty(experts, hidden))
+        self.weight = _unset(experts, hidden)
+
+    def reset_parameters(self) -> None:
+        """As ``nn.Linear``, U(-1/sqrt(d), 1/sqrt(d))."""
+        nn.init.uniform_(self.weight, -(self.weight.shape[1] ** -0.5), self.weight.shape[1] ** -0.5)
 
     def forward(self, x: Tensor) -> Routing:
         """Route ``x [T, d]``."""

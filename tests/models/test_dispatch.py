@@ -205,6 +205,27 @@ def test_autocast_runs_in_half_precision():
     torch.testing.assert_close(y.float(), dispatch.naive(x, indices, weights, gate_up, down), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("make", [lambda: Experts(6, 16, 8), lambda: TopKRouter(16, 6, 2)])
+def test_weights_are_nan_until_they_are_initialised(make):
+    before = torch.get_rng_state()
+    module = make()
+    assert all(parameter.isnan().all() for parameter in module.parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(0)
+    module.reset_parameters()
+    for parameter in map(torch.Tensor.detach, module.parameters()):
+        bound = parameter.shape[-1] ** -0.5
+        linear = torch.nn.Linear(parameter.shape[-1], parameter.numel() // parameter.shape[-1]).weight.detach()
+        assert linear.abs().max() <= bound
+        assert 0.95 * bound < parameter.abs().max() <= bound
+        assert parameter.std() == pytest.approx(linear.std().item(), rel=0.15)
+        assert not torch.equal(parameter[0], parameter[1])
+    with torch.device("meta"):
+        made = make()
+    made.reset_parameters()
+    assert all(parameter.is_meta for parameter in made.parameters())
+
+
 def test_router_keeps_the_largest_softmax_scores_as_they_are():
     router = TopKRouter(4, 6, 2)
     torch.nn.init.normal_(router.weight)
@@ -214,7 +235,9 @@ def test_router_keeps_the_largest_softmax_scores_as_they_are():
     torch.testing.assert_close(weights, scores.gather(1, indices))
     assert (weights.sum(1) < 1).all()
     assert (scores.sort(descending=True).indices[:, :2] == indices).all()
-    assert torch.allclose(TopKRouter(4, 6, 6)(x).weights.sum(1), torch.ones(9))
+    whole = TopKRouter(4, 6, 6)
+    whole.reset_parameters()
+    assert torch.allclose(whole(x).weights.sum(1), torch.ones(9))
     with pytest.raises(ValueError, match="no gradient"):
         TopKRouter(4, 6, 1, renormalise=True)
 
