@@ -1,13 +1,16 @@
-"""Whether the hub has something, asked without waiting long."""
+"""Whether the hub has something, asked without waiting long, and at which commit."""
 
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 #: Seconds to wait for the hub before calling it out of reach.
 PATIENCE = 4.0
 _YES = ("1", "TRUE", "YES", "ON")
+_WITH_REVISION = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)@(.*)")
 
 
 class Answer(NamedTuple):
@@ -31,3 +34,50 @@ def probe(hub_id: str, kind: Literal["dataset", "model"] = "dataset", revision: 
     except Exception as error:  # every way in which a network can fail
         return Answer(None, f"{type(error).__name__} from the hub", False)
     return Answer(info.sha, None, False)
+
+
+class Place(NamedTuple):
+    """Where a model is.
+
+    Attributes:
+        name: a folder, or the hub's id.
+        revision: the one asked for.
+        answer: what the hub says of it; None for a folder.
+    """
+
+    name: str
+    revision: str | None
+    answer: Answer | None
+
+    @property
+    def commit(self) -> str | None:
+        """What to load: the commit that the hub names, else the revision asked for."""
+        return (self.answer and self.answer.commit) or self.revision
+
+    @property
+    def local(self) -> bool:
+        """Whether nothing but files that are here can be had."""
+        return self.answer is None or self.answer.problem is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the hub says nothing."""
+        return self.answer and self.answer.problem
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A hub id that may end in ``@`` and a revision, in its two parts; a path stays whole."""
+    found = _WITH_REVISION.fullmatch(name)
+    return (found[1], found[2] or None) if found else (name, None)
+
+
+def locate(name: str) -> Place:
+    """A model by folder, or by hub id with or without ``@`` and a revision (commit, tag or branch); asks the hub.
+
+    A run is pinned by a commit. Of tags and branches the hub's cache knows nothing when it is loaded by commit, so that
+    without the hub only ``@`` and the commit finds it again.
+    """
+    if Path(name).expanduser().is_dir():
+        return Place(name, None, None)
+    hub_id, revision = split_revision(name)
+    return Place(hub_id, revision, probe(hub_id, "model", revision))

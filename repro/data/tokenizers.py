@@ -72,33 +72,39 @@ def _fast(tokenizer: object, **options: str) -> PreTrainedTokenizerFast:
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """A tokenizer by name: ``bytes``, a folder, a folder under ``REPRO_DATA_DIR/tokenizers``, or a hub id.
 
+    A hub id may end in ``@`` and a revision (`repro.data.hub_probe.locate`); a folder that stands in for it has to end
+    so too.
+
     Raises MissingData when it is none of these, or the hub cannot be reached.
     """
     if name == "bytes":
         return byte_tokenizer()
+    from repro.data.hub_probe import locate, split_revision
+
+    owner = split_revision(name)[0].rpartition("/")[0]
+    last = name.removeprefix(f"{owner}/")
     here = [Path(name).expanduser()]
     if root := os.environ.get("REPRO_DATA_DIR"):
-        here += [Path(root) / "tokenizers" / name, Path(root) / "tokenizers" / name.rpartition("/")[2]]
+        here += [Path(root) / "tokenizers" / name, Path(root) / "tokenizers" / last]
     for folder in here:
         if (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file():
             return _load(str(folder), local=True)
-    from repro.data.hub_probe import probe
-
-    answer = probe(name, "model")
+    place = locate(name)
+    options = {"revision": place.commit} if place.revision else {}
     try:
-        return _load(name, local=answer.problem is not None)
+        return _load(place.name, local=place.local, **options)
     except (OSError, ValueError) as error:
         raise MissingData(
-            f"tokenizer {name!r} is absent ({answer.problem or error}). Put its files (tokenizer.json, "
-            f"tokenizer_config.json) in REPRO_DATA_DIR/tokenizers/{name.rpartition('/')[2]}/, give a local folder, or "
+            f"tokenizer {name!r} is absent ({place.problem or error}). Put its files (tokenizer.json, "
+            f"tokenizer_config.json) in REPRO_DATA_DIR/tokenizers/{last}/, give a local folder, or "
             "let transformers fetch it from the hub."
         ) from error
 
 
-def _load(name: str, local: bool) -> PreTrainedTokenizerFast:
+def _load(name: str, local: bool, **options: str | None) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    found = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
+    found = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local, **options)
     if not isinstance(found, PreTrainedTokenizerFast):
         raise ValueError(f"{type(found).__name__} is no fast tokenizer")
     return found

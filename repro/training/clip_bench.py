@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -21,7 +20,7 @@ from torch.func import functional_call
 from repro.data.base import order_seed
 from repro.data.errors import MissingData
 from repro.data.hub import Source, load_split
-from repro.data.hub_probe import probe
+from repro.data.hub_probe import locate
 from repro.models.task_vectors import State
 from repro.profiling.counts import count_flops, count_parameters
 
@@ -95,21 +94,13 @@ def pretrained(kind: Any, name: str) -> Any:
     ``name`` may end in ``@`` and a revision of the hub's repository. What is loaded is the commit that the hub names
     for it, or for its main branch: nothing that is pushed in between gets in.
     """
-    if Path(name).expanduser().is_dir():
-        hub_id, revision, answer = name, None, None
-    else:
-        hub_id, _, revision = name.partition("@")
-        answer = probe(hub_id, "model", revision or None)
-        revision = answer.commit or revision or None
+    place = locate(name)
     try:
-        return kind.from_pretrained(
-            hub_id, revision=revision, local_files_only=answer is None or answer.problem is not None
-        )
+        return kind.from_pretrained(place.name, revision=place.commit, local_files_only=place.local)
     except (OSError, ValueError) as error:
-        reason = (answer.problem if answer else None) or error
         raise MissingData(
-            f"{name!r} is absent ({reason}). Ways to get it: let the hub serve it (network needed once; "
-            "HF_HUB_OFFLINE=1 then uses the cached copy), or give a local folder that save_pretrained wrote."
+            f"{name!r} is absent ({place.problem or error}). Ways to get it: let the hub serve it (network needed "
+            "once; HF_HUB_OFFLINE=1 then uses the cached copy), or give a local folder that save_pretrained wrote."
         ) from error
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from repro.data.errors import MissingData
-from repro.data.hub_probe import probe
+from repro.data.hub_probe import locate
 
 
 @contextlib.contextmanager
@@ -30,6 +29,7 @@ def no_bars() -> Iterator[None]:
 def hub_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> Any:
     """A causal language model of transformers in evaluation mode, from a folder or the hub; no code of its own is run.
 
+    ``name`` may end in ``@`` and a revision of the hub's repository (`repro.data.hub_probe.locate`).
     With several accelerators and ``device="cuda"`` it is spread over them (`accelerate`): the largest do not fit one.
 
     Raises:
@@ -41,22 +41,20 @@ def hub_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> Any:
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise ValueError(f"torch has no dtype {dtype!r}")
-    local = Path(name).expanduser().is_dir()
-    answer = None if local else probe(name, "model")
+    place = locate(name)
     options: dict[str, Any] = {"dtype": kind, "trust_remote_code": False}
+    if place.revision:
+        options["revision"] = place.commit
     spread = device == "cuda" and torch.cuda.device_count() > 1
     if spread:
         options["device_map"] = "auto"
     try:
         with no_bars():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                name, local_files_only=local or bool(answer and answer.problem), **options
-            )
+            model: Any = AutoModelForCausalLM.from_pretrained(place.name, local_files_only=place.local, **options)
     except (OSError, ValueError) as error:
-        reason = (answer.problem if answer else None) or error
         raise MissingData(
-            f"model {name!r} is absent ({reason}). Ways to get it: let the hub serve it (network, and for gated models "
-            "a login, needed once; HF_HUB_OFFLINE=1 then uses the cached copy), or give a local folder that "
-            "save_pretrained wrote."
+            f"model {name!r} is absent ({place.problem or error}). Ways to get it: let the hub serve it (network, and "
+            "for gated models a login, needed once; HF_HUB_OFFLINE=1 then uses the cached copy), or give a local "
+            "folder that save_pretrained wrote."
         ) from error
     return (model if spread else model.to(device)).eval()

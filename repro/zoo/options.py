@@ -16,7 +16,7 @@ class ModelOptions:
 
     Args:
         data: language data set that is studied or learned.
-        model: ``zoo``, a hub id, or a folder that ``save_pretrained`` wrote.
+        model: ``zoo``, a hub id with or without ``@`` and a revision, or a folder that ``save_pretrained`` wrote.
         sequence: predictions of a row.
         recipe: how the zoo's model is trained, one of the paper's own; empty: as the zoo has it.
         recipes: all that the runs of a seed need, separated by spaces; a run that has to wait for one builds another.

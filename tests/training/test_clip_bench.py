@@ -28,7 +28,7 @@ def hub(monkeypatch):
     asked = []
 
     def set_answer(answer):
-        monkeypatch.setattr(clip_bench, "probe", lambda *a: asked.append(a) or answer)
+        monkeypatch.setattr("repro.data.hub_probe.probe", lambda *a: asked.append(a) or answer)
         return asked
 
     return set_answer
