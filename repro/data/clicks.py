@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from repro.data.base import Batch, epochs, fingerprint, order_seed
+from repro.data.base import Batch, order_seed
+from repro.data.splits import Splits
 
 
 class Clicks(NamedTuple):
@@ -42,7 +43,7 @@ class Clicks(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ClickData:
+class ClickData(Splits[Clicks]):
     """A task of click prediction.
 
     Attributes:
@@ -66,9 +67,7 @@ class ClickData:
     def __post_init__(self) -> None:
         if len(self.features) != len(self.sizes):
             raise ValueError(f"{len(self.features)} features have {len(self.sizes)} sizes")
-        if not self.fingerprint:
-            mark = fingerprint(*self.train, *self.validation, *self.test)
-            object.__setattr__(self, "fingerprint", mark)
+        super().__post_init__()
 
     @property
     def dense(self) -> int:
@@ -80,13 +79,6 @@ class ClickData:
         """Values of all features together."""
         return sum(self.sizes)
 
-    def train_order(self, steps: int, batch: int, seed: int) -> Tensor:
-        """Indices of training rows, LongTensor [steps, batch]: each epoch a fresh shuffle.
-
-        The same for every arm of a seed; a longer order starts with the shorter one.
-        """
-        return epochs(len(self.train.labels), steps, batch, seed)
-
     def rows(self, indices: Tensor) -> Batch:
         """Training rows ``indices`` (LongTensor [batch])."""
         return self.train.take(indices)
@@ -97,18 +89,7 @@ class ClickData:
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps about its data; JSON."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "fingerprint": self.fingerprint,
-            "train_rows": len(self.train.labels),
-            "validation_rows": len(self.validation.labels),
-            "held_out_rows": len(self.test.labels),
-            "features": list(self.features),
-            "sizes": list(self.sizes),
-            "dense": self.dense,
-            **self.details,
-        }
+        return self.described(features=list(self.features), sizes=list(self.sizes), dense=self.dense)
 
 
 def zipf(size: int, exponent: float) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from repro.data.base import Batch, epochs, fingerprint
+from repro.data.base import Batch
+from repro.data.splits import Splits
 
 
 class Images(NamedTuple):
@@ -28,7 +29,7 @@ class Images(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
+class ImageData(Splits[Images]):
     """A classification task on images.
 
     Attributes:
@@ -47,27 +48,9 @@ class ImageData:
     details: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
 
-    def __post_init__(self) -> None:
-        if not self.fingerprint:
-            mark = fingerprint(*self.train, *self.validation, *self.test)
-            object.__setattr__(self, "fingerprint", mark)
-
     @property
     def sequence(self) -> int:
         return 1
-
-    def split(self, name: str) -> Images:
-        """By name. Raises ValueError for one that there is not."""
-        if name not in ("train", "validation", "test"):
-            raise ValueError(f"a split is train, validation or test, not {name!r}")
-        return getattr(self, name)
-
-    def train_order(self, steps: int, batch: int, seed: int) -> Tensor:
-        """Indices of training images, LongTensor [steps, batch]: each epoch a fresh shuffle.
-
-        The same for every arm of a seed; a longer order starts with the shorter one.
-        """
-        return epochs(len(self.train.labels), steps, batch, seed)
 
     def rows(self, indices: Tensor) -> Batch:
         """Training images ``indices`` (LongTensor [batch])."""
@@ -79,17 +62,7 @@ class ImageData:
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps about its data; JSON."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "fingerprint": self.fingerprint,
-            "train_rows": len(self.train.labels),
-            "validation_rows": len(self.validation.labels),
-            "held_out_rows": len(self.test.labels),
-            "classes": self.classes,
-            "shape": list(self.train.pixels.shape[1:]),
-            **self.details,
-        }
+        return self.described(classes=self.classes, shape=list(self.train.pixels.shape[1:]))
 
 
 def _batch(pixels: Tensor, labels: Tensor) -> Batch:

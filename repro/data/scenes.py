@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from repro.data import scene_looks
-from repro.data.base import fingerprint, order_seed
+from repro.data.base import order_seed
 from repro.data.cache import cached, column
 from repro.data.images import ImageData, Images
 from repro.data.scene_geometry import SOLIDS, Layout, camera_axes, draw, trace
+from repro.data.splits import Splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -94,7 +95,7 @@ class Scenes(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SceneData:
+class SceneData(Splits[Scenes]):
     """Scenes in three disjoint splits.
 
     Attributes:
@@ -112,11 +113,6 @@ class SceneData:
     details: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
 
-    def __post_init__(self) -> None:
-        if not self.fingerprint:
-            mark = fingerprint(*self.train, *self.validation, *self.test)
-            object.__setattr__(self, "fingerprint", mark)
-
     @property
     def sequence(self) -> int:
         return 1
@@ -124,22 +120,6 @@ class SceneData:
     @property
     def classes(self) -> int:
         return len(CLASSES)
-
-    def split(self, name: str) -> Scenes:
-        """By name. Raises ValueError for one that there is not."""
-        if name not in ("train", "validation", "test"):
-            raise ValueError(f"a split is train, validation or test, not {name!r}")
-        return getattr(self, name)
-
-    def train_order(self, steps: int, batch: int, seed: int) -> Tensor:
-        """Indices of training scenes, LongTensor [steps, batch]: each epoch a fresh shuffle.
-
-        The same for every arm of a seed; a longer order starts with the shorter one.
-        """
-        generator = torch.Generator().manual_seed(order_seed("data order", seed))
-        rows, needed = len(self.train.labels), steps * batch
-        epochs = [torch.randperm(rows, generator=generator) for _ in range(max(1, -(-needed // rows)))]
-        return torch.cat(epochs)[:needed].view(steps, batch)
 
     def rows(self, indices: Tensor) -> Scenes:
         """Training scenes ``indices`` (LongTensor [batch])."""
@@ -164,18 +144,7 @@ class SceneData:
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps about its data; JSON."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "fingerprint": self.fingerprint,
-            "train_rows": len(self.train.labels),
-            "validation_rows": len(self.validation.labels),
-            "held_out_rows": len(self.test.labels),
-            "classes": self.classes,
-            "shape": list(self.train.pixels.shape[1:]),
-            "domain": self.domain,
-            **self.details,
-        }
+        return self.described(classes=self.classes, shape=list(self.train.pixels.shape[1:]), domain=self.domain)
 
 
 def scenes(

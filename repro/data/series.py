@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.base import fingerprint, order_seed
+from repro.data.base import epochs, fingerprint, order_seed
 
 #: Steps of a season, by label.
 SEASONS = (96, 24, 12, 7)
@@ -105,10 +105,7 @@ class SeriesData:
     def train_order(self, steps: int, batch: int, seed: int) -> Tensor:
         """Indices of training rows, LongTensor [steps, batch]: each epoch a fresh shuffle; the same for every arm of a
         seed, a longer order starting with the shorter one."""
-        generator = torch.Generator().manual_seed(order_seed("data order", seed))
-        rows, needed = len(self.train), steps * batch
-        epochs = [torch.randperm(rows, generator=generator) for _ in range(max(1, -(-needed // rows)))]
-        return torch.cat(epochs)[:needed].view(steps, batch)
+        return epochs(len(self.train), steps, batch, seed)
 
     def rows(self, indices: Tensor) -> SeriesBatch:
         """Training rows ``indices`` (LongTensor [batch])."""
