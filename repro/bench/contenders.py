@@ -15,7 +15,8 @@ from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Experts
 
 from repro.bench.summary import TRANSFORMERS
-from repro.models.dispatch import WAYS, Dispatch, forced
+from repro.models.dispatch import WAYS, Dispatch
+from repro.models.ways import forced
 
 #: transformers' implementations that need no kernel beyond torch's; its layers take ``experts_implementation``.
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")

@@ -17,10 +17,10 @@ from repro.bench.layer import FEWEST, TOLERANCE, WARMUP, report, seconds_of, way
 from repro.bench.summary import NAIVE, OURS
 from repro.bench.timing import measure
 from repro.models.decoder import Decoder, DecoderConfig
-from repro.models.dispatch import forced
 from repro.models.dispatch_cuda import accelerated
 from repro.models.moe import Experts, SwiGLU, TopKRouter, sequence_balance_loss
 from repro.models.norm import RMSNorm
+from repro.models.ways import forced
 from repro.training.initial import generator, initialise
 
 Ways = dict[str, Callable[[], AbstractContextManager[None]]]

@@ -14,9 +14,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,9 +24,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from repro.models.transforms import transformed
+from repro.models.ways import in_force
 
 Dispatch = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-_forced: ContextVar[str | None] = ContextVar("dispatch", default=None)
 
 
 def naive(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -209,8 +207,8 @@ def choose(tokens: int, experts: int, k: int, device: str = "cpu") -> str:
 
 
 def run_experts(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """The experts on the tokens, by the way that `choose` or `forced` says. Arguments as `naive`."""
-    way = _forced.get() or choose(x.shape[0], gate_up.shape[0], indices.shape[1], x.device.type)
+    """The experts on the tokens, by the way that `choose` or `repro.models.ways.forced` says. Arguments as `naive`."""
+    way = in_force() or choose(x.shape[0], gate_up.shape[0], indices.shape[1], x.device.type)
     if way == "lean" and transformed(x, weights, gate_up, down):
         # a compiler cannot look into the grouped product of float32; only `dense` depends on no value, as vmap demands
         way = "naive" if torch.compiler.is_compiling() else "dense"
@@ -218,14 +216,3 @@ def run_experts(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, do
         dtype = torch.get_autocast_dtype(x.device.type)
         x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
     return WAYS[way](x, indices, weights, gate_up, down)
-
-
-@contextlib.contextmanager
-def forced(way: str) -> Iterator[None]:
-    """Use one way everywhere inside the block. Raises KeyError for an unknown one."""
-    WAYS[way]
-    token = _forced.set(way)
-    try:
-        yield
-    finally:
-        _forced.reset(token)

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from repro.models import dispatch, fused_cuda
 from repro.models.transforms import transformed
+from repro.models.ways import forced
 
 #: Multiplications of one projection up to which a GPU is done with all experts on all tokens before the many kernels of
 #: sorting and moving rows are even issued.
@@ -80,13 +81,13 @@ def choose(tokens: int, experts: int, k: int, size: int) -> str:
 def cuda(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """By the way that `choose` says. Arguments as `dispatch.naive`.
 
-    Sizes that grouped products do not take, rows of no whole 16 bytes, run expert by expert. Where the computation is
+    What grouped products do not take (`dispatch.groupable`) runs expert by expert. Where the computation is
     compiled or transformed autograd has the backward.
     """
     way = choose(x.shape[0], down.shape[0], indices.shape[1], down[0].numel())
     if way == "dense":
         return dispatch.dense(x, indices, weights, gate_up, down)
-    if any(rows * x.element_size() % 16 for rows in down.shape[1:]):
+    if not dispatch.groupable(x.dtype, *down.shape[1:]):
         return dispatch.naive(x, indices, weights, gate_up, down)
     if transformed(x, weights, gate_up, down):
         return dispatch.grouped(x, indices, weights, gate_up, down)
@@ -99,4 +100,4 @@ dispatch.WAYS[NAME] = cuda
 
 def accelerated(device: str) -> AbstractContextManager[None]:
     """Inside the block experts run by `cuda` where ``device`` is one of CUDA, and as ever elsewhere."""
-    return dispatch.forced(NAME) if device.startswith("cuda") else nullcontext()
+    return forced(NAME) if device.startswith("cuda") else nullcontext()

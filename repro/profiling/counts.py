@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro.models.dispatch import forced
+from repro.models.ways import forced
 
 
 @runtime_checkable

@@ -18,7 +18,18 @@ from repro.data.registry import place_of
 from repro.records.definitions import reach
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "scipy", "scikit-learn", "peft", "triton")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "lm_eval",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "peft",
+    "triton",
+)
 #: Parts of the library that cannot change what a run computes.
 _OUTSIDE = (
     "repro.claims", "repro.cli", "repro.runner", "repro.records", "repro.report", "repro.api", "repro.papers",

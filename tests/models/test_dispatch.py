@@ -17,6 +17,7 @@ from repro.models.moe import (
     sequence_balance_loss,
     usage_entropy,
 )
+from repro.models.ways import forced
 
 
 def case(tokens: int, hidden: int, width: int, experts: int, k: int, one: bool, seed: int):
@@ -85,7 +86,7 @@ def test_sizes_that_grouped_products_refuse(dtype, hidden, width, one):
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype.itemsize > 2 else {"rtol": 0.05, "atol": 0.05}
     for ours, reference in zip([y, *(leaf.grad for leaf in leaves)], run("naive", *inputs), strict=True):
         torch.testing.assert_close(ours, reference, **tolerance)
-    with dispatch.forced("grouped"), pytest.raises(ValueError, match="naive, dense and"):
+    with forced("grouped"), pytest.raises(ValueError, match="naive, dense and"):
         dispatch.run_experts(*inputs)
 
 
@@ -176,10 +177,10 @@ def test_choice_is_visible_and_can_be_forced(monkeypatch):
     x, indices, weights, *_ = case(5, 4, 4, 6, 2, False, 0)
     layer(x, indices, weights)
     assert not called
-    with dispatch.forced("naive"):
+    with forced("naive"):
         layer(x, indices, weights)
     assert called
-    with pytest.raises(KeyError), dispatch.forced("quick"):
+    with pytest.raises(KeyError), forced("quick"):
         pass
 
 

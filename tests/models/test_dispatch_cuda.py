@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from repro import papers, runner
 from repro.models import dispatch, dispatch_cuda
 from repro.models.moe import Experts
+from repro.models.ways import forced
 from repro.records.provenance import run_code
 from repro.report import current_code
 from repro.runner import worker
@@ -71,7 +72,7 @@ def test_large_layers_can_be_transformed(monkeypatch):
     def loss(parameters):
         return torch.func.functional_call(layer, parameters, (x, indices, weights)).square().sum()
 
-    with dispatch.forced(dispatch_cuda.NAME):
+    with forced(dispatch_cuda.NAME):
         found = torch.func.grad(loss)(parameters)
     loss(parameters).backward()
     for name, parameter in parameters.items():

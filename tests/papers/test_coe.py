@@ -19,8 +19,8 @@ from papers.coe.model import CoEConfig, CoEForCausalLM
 from papers.coe.paper import PAPER, Config
 from papers.coe.published import accounting, forward_macs, non_embedding, on_meta, published_config
 from repro.data import load
-from repro.models.dispatch import forced
 from repro.models.moe import Routing
+from repro.models.ways import forced
 from repro.profiling.counts import count_flops, count_parameters
 from repro.training.fit import batch_loss, profile_training
 from repro.training.initial import initialise

@@ -28,8 +28,8 @@ from papers.deepseekmoe.model import DeepSeekMoEConfig, DeepSeekMoEForCausalLM
 from papers.deepseekmoe.paper import PAPER, Config
 from papers.deepseekmoe.published import accounting, config_16b, on_meta, total_and_active
 from repro.data.base import Batch
-from repro.models.dispatch import forced
 from repro.models.moe import SwiGLU
+from repro.models.ways import forced
 from repro.profiling.counts import count_parameters
 from repro.training.fit import batch_loss, profile_training
 from repro.training.initial import initialise

@@ -25,9 +25,10 @@ from papers.dit_moe.method import (
 from papers.dit_moe.paper import PAPER, SIZES, Config, learning_rate
 from papers.dit_moe.published import DIT_XL, MODELS, accounting, active, latent_config, macs, on_meta
 from repro.models.diffusion import RectifiedFlow
-from repro.models.dispatch import WAYS, forced
+from repro.models.dispatch import WAYS
 from repro.models.dit import DiT, DiTConfig, initialise_dit, swiglu
 from repro.models.moe import SwiGLU, TopKRouter
+from repro.models.ways import forced
 from repro.profiling.counts import count_flops, count_parameters
 from repro.runner import Context
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from repro.models.decoder import Decoder, DecoderConfig
-from repro.models.dispatch import forced
 from repro.models.moe import Experts
+from repro.models.ways import forced, in_force
 from repro.profiling.counts import count_flops, count_parameters, count_step
 from repro.profiling.memory import PeakMemory, saved_bytes, training_bytes
 
@@ -90,8 +90,7 @@ def test_training_bytes_are_sixteen_per_parameter():
 
 @pytest.mark.parametrize("way", ["naive", "dense", "grouped"])
 def test_forced_is_undone_after_an_error(way):
-    from repro.models.dispatch import _forced
 
     with pytest.raises(RuntimeError), forced(way):
         raise RuntimeError
-    assert _forced.get() is None
+    assert in_force() is None
