@@ -20,8 +20,9 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
-from repro.models.moe import Experts, SwiGLU, TopKRouter
+from repro.models.moe import SwiGLU
 from repro.models.norm import RMSNorm
+from repro.models.packed import PackedExperts, RouterWeights
 
 
 class DecoderConfig(PreTrainedConfig):
@@ -155,12 +156,13 @@ class Decoder(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Experts):
-            init.normal_(module.gate_up_proj, std=self.config.initializer_range)
-            init.normal_(module.down_proj, std=self.config.initializer_range)
-        elif isinstance(module, TopKRouter):
+        if isinstance(module, PackedExperts):
+            for weight in module.parameters(recurse=False):
+                init.normal_(weight, std=self.config.initializer_range)
+        elif isinstance(module, RouterWeights):
             bound = self.config.hidden_size**-0.5
-            init.uniform_(module.weight, -bound, bound)
+            for weight in module.parameters(recurse=False):
+                init.uniform_(weight, -bound, bound)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.models.dispatch import run_experts
+from repro.models.packed import PackedExperts, RouterWeights
 
 
 class Routing(NamedTuple):
@@ -40,7 +41,7 @@ def _unset(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.full(shape, torch.nan))
 
 
-class Experts(nn.Module):
+class Experts(PackedExperts):
     """N SwiGLU experts with packed weights, in the layout of transformers: ``gate_up_proj [N, 2f, d]``, ``down_proj
     [N, d, f]``.
 
@@ -72,7 +73,7 @@ class Experts(nn.Module):
         return run_experts(x, indices, weights, self.gate_up_proj, self.down_proj)
 
 
-class TopKRouter(nn.Module):
+class TopKRouter(RouterWeights):
     """Softmax over all experts in float32, the K largest kept as they are (``renormalise`` rescales them to sum 1).
 
     Without renormalisation as in DeepSeek-V2 with ``norm_topk_prob=False``. A renormalised top-1 gate is constant and

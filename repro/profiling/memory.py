@@ -63,7 +63,7 @@ def saved_bytes(model: Any, function: Callable[[], Any]) -> float:
             if storage._cdata not in weights:
                 seen[storage._cdata] = storage.nbytes()
                 held.append(storage)  # an address must not be used again while we count
-        return tensor
+        return tensor.detach()  # a function that keeps its own result would else keep itself, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = function()

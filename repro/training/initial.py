@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.data.base import order_seed
-from repro.models.moe import Experts, TopKRouter
+from repro.models.packed import PackedExperts, RouterWeights
 
 
 def generator(purpose: str, seed: int) -> torch.Generator:
@@ -25,10 +25,10 @@ def initialise(model: nn.Module, seed: int, std: float = 0.02) -> nn.Module:
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             full = f"initial {path}.{name}"
-            if isinstance(module, Experts):
-                for expert in range(module.count):
+            if isinstance(module, PackedExperts):
+                for expert in range(parameter.shape[0]):
                     parameter[expert].copy_(_normal(parameter[expert], f"{full} {expert}", seed, std))
-            elif isinstance(module, TopKRouter):
+            elif isinstance(module, RouterWeights):
                 bound = parameter.shape[1] ** -0.5
                 values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator(full, seed))
                 parameter.copy_(values)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,6 +63,20 @@ def test_saved_bytes_count_each_storage_once_and_no_parameters():
     model, x = nn.Linear(4, 4, bias=False), torch.randn(8, 4, requires_grad=True)
     assert saved_bytes(model, lambda: model(x)) == 8 * 4 * 4
     assert saved_bytes(model, lambda: model(x).relu().square()) == 8 * 4 * 4 * 2  # x, and relu's result once for both
+
+
+def test_nothing_outlives_the_counting_of_saved_bytes():
+    """A node that keeps its own result for the backward pass must not keep itself alive by it."""
+    kept = []
+
+    def function():
+        result = torch.randn(4, 4, requires_grad=True).softmax(-1)
+        kept.append(weakref.ref(result))
+        return result.sum()
+
+    assert saved_bytes(nn.Identity(), function) == 4 * 16
+    gc.collect()
+    assert kept[0]() is None
 
 
 def test_saved_bytes_of_a_sparse_tensor_are_its_indices_and_values():
