@@ -251,13 +251,15 @@ def _claim(paper: Paper, claim: Claim, rows: Sequence[Row]) -> ClaimStory:
     )
     computed = {c.name for c in claim.comparisons if isinstance(c, Computed)}
     exact = [r.verdict for r in own if r.part in computed and r.role == "primary"]
-    verdicts: dict[str, Verdict] = {}
-    for scale in SCALES:
-        measured = [
-            r.verdict for r in own if r.part not in computed and r.role == "primary" and r.finding.scale == scale
-        ]
-        if measured:
-            verdicts[scale] = combine([*measured, *exact])
+    measured: dict[str, list[Verdict]] = {}
+    for row in own:
+        if row.part not in computed and row.role == "primary":
+            measured.setdefault(row.finding.scale, []).append(row.verdict)
+    # a scale at which nothing was measured says nothing beside another: what is computed belongs to no scale
+    tried = [s for s in SCALES if any(v != "untested" for v in measured.get(s, ()))]
+    verdicts: dict[str, Verdict] = {
+        scale: combine([*measured[scale], *exact]) for scale in tried or [s for s in SCALES if s in measured][:1]
+    }
     if not verdicts:
         verdicts["published" if exact else "laptop"] = combine(exact)
     # a scale at which few arms have run says nothing of the other claims

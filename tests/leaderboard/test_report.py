@@ -98,8 +98,10 @@ def test_a_scale_at_which_nothing_of_a_claim_was_tried_stays_unsaid_beside_one_w
         for r in some(settings=("stdlib",)) if r.arm == "moe"
     ]  # fmt: skip
     assert gpu
-    told = {c.claim.id: c.verdicts for c in report.story(PAPER, [*some(), *gpu]).claims}
+    records = [*some(), *gpu, synthetic.coe_accounting()]
+    told = {c.claim.id: c.verdicts for c in report.story(PAPER, records).claims}
     assert list(told["C1"]) == ["laptop"]
+    assert list(told["C3"]) == ["laptop"], "its memory is computed, at no scale"
     assert told["C1"]["laptop"] != "untested"
     assert told["C7"] == {"laptop": "untested"}
 
