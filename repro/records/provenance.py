@@ -106,7 +106,10 @@ def file_fingerprint(path: Path | str) -> str:
 
 @functools.lru_cache
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Versions and hardware, as a record carries them. Names no host, user or path."""
+    """Versions and hardware, as a record carries them. Names no host, user or path.
+
+    A device on which the same run need not give the same bits says so (``repeats``).
+    """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -127,6 +130,8 @@ def environment(device: str = "cpu") -> dict[str, Any]:
             hardware["gpu"] = torch.cuda.get_device_name()
             hardware["gpu_memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
             versions["cuda"] = str(torch.version.cuda)
+            if not torch.are_deterministic_algorithms_enabled():
+                hardware["repeats"] = "not to the last digit"
     return {"versions": versions, "hardware": hardware}
 
 

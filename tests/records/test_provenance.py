@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -214,6 +215,20 @@ def test_the_environment_is_plain_and_names_no_person_or_place(tmp_path):
     assert "python" in environment()["versions"]
     for secret in {socket.gethostname(), str(tmp_path), getpass.getuser()} - {"root", ""}:
         assert secret not in text
+
+
+def test_a_device_that_does_not_repeat_to_the_last_digit_says_so(monkeypatch):
+    import torch
+
+    assert "repeats" not in environment()["hardware"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2**30))
+    there = environment.__wrapped__("cuda")["hardware"]
+    assert there["repeats"] == "not to the last digit"
+    assert there["gpu"] == "a GPU"
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert "repeats" not in environment.__wrapped__("cuda")["hardware"]
 
 
 def test_the_commit_is_short_or_absent():
