@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.models.dit import DiT, DiTConfig, FeedForward
-from repro.models.moe import Experts, Routing, SwiGLU, TopKRouter, sequence_balance_loss
+from repro.models.moe import Experts, Routing, SwiGLU, TopKRouter, reset_unset, sequence_balance_loss
 
 
 class MoEShape(NamedTuple):
@@ -160,10 +160,11 @@ def upcycled(dense: SwiGLU, experts: int, k: int, generator: torch.Generator, al
 def with_experts(model: nn.Module, names: Collection[str], make: Callable[[str, Any], nn.Module]) -> nn.Module:
     """A copy of a model in which the modules ``names`` are replaced by what ``make`` gives for their name and
     themselves: layers of this file in place of the MLPs of any transformer whose MLP maps ``[B, T, D]`` to itself.
+    Experts and routers without weights get those of ``nn.Linear``.
 
     Raises AttributeError for a name that the model does not have.
     """
     model = copy.deepcopy(model)
     for name in names:
-        model.set_submodule(name, make(name, model.get_submodule(name)), strict=True)
+        model.set_submodule(name, reset_unset(make(name, model.get_submodule(name))), strict=True)
     return model

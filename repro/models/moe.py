@@ -106,6 +106,15 @@ class TopKRouter(RouterWeights):
         return Routing(scores, indices, weights)
 
 
+def reset_unset(model: nn.Module) -> nn.Module:
+    """`reset_parameters` of every `Experts` and `TopKRouter` in a model that still has the NaN it was built with; in
+    place."""
+    for module in model.modules():
+        if isinstance(module, (Experts, TopKRouter)) and any(p.isnan().any() for p in module.parameters(recurse=False)):
+            module.reset_parameters()
+    return model
+
+
 def sequence_balance_loss(scores: Tensor, indices: Tensor, sequences: int) -> Tensor:
     """Sequence-wise load-balance loss without its coefficient (DeepSeek-V2, eq. 23-25; ``seq_aux`` in the code).
 

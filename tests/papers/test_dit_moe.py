@@ -263,7 +263,11 @@ def test_experts_in_the_place_of_anybody_s_mlps():
     assert len(moe_layers(sparse)) == 2
     assert not moe_layers(dense)
     assert all(torch.equal(v, kept[k]) for k, v in dense.state_dict().items())
-    sparse(torch.randn(2, 1, 4, 4), torch.rand(2), torch.zeros(2).long())
+    fresh = with_experts(dense, names, lambda _, mlp: SparseMoE(NET.hidden, SHAPE)).train()
+    for made in (sparse, fresh):
+        made(torch.randn(2, 1, 4, 4), torch.rand(2), torch.zeros(2).long()).square().mean().backward()
+        assert all(p.grad.isfinite().all() for p in made.parameters() if p.grad is not None)
+    assert fresh.get_submodule(names[0]).router.weight.grad is not None
     with pytest.raises(AttributeError):
         with_experts(dense, ["blocks.9.feed_forward"], lambda _, mlp: mlp)
 
