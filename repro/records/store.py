@@ -10,11 +10,12 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from repro.records.schema import BadRecord, Record, printable
+from repro.records.schema import BadRecord, Record, plain, printable
 
 _SAFE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}\Z", re.IGNORECASE | re.ASCII)
 
@@ -159,8 +160,8 @@ def write_reference(records: Iterable[Record], root: Path | str) -> list[Path]:
     """Write finished records as reference files, one per paper, scale and setting, lines sorted. Returns the paths.
 
     A record replaces that of the same arm, seed and kind of device; what a file holds of others stays, so that a run of
-    some arms does not throw away the rest. One that is replaced stays too as long as it can confirm others of its code
-    (`repro.records.confirm`). Lines that cannot be read go.
+    some arms does not throw away the rest; of an arm that was run anew, seeds with other options go. A record that is
+    replaced stays as long as it can confirm others of its code (`repro.records.confirm`). Lines that cannot be read go.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
@@ -170,11 +171,13 @@ def write_reference(records: Iterable[Record], root: Path | str) -> list[Path]:
     for (paper, scale, setting), made in sorted(groups.items()):
         path = Path(root) / safe_name(paper) / f"{safe_name(scale)}-{safe_name(setting)}.jsonl"
         there = sorted(_readable(str(path)), key=lambda r: str(r.provenance.get("started", "")))
-        last = {_cell(r): r for r in [*there, *made]}
+        now = {(r.arm, r.device_kind): _spelled(r.config) for r in made}
+        kept = [r for r in there if _agrees(r.config, now.get((r.arm, r.device_kind), {}))]
+        last = {_cell(r): r for r in [*kept, *made]}
         codes = {(r.arm, r.device_kind, r.code) for r in last.values()}
         evidence = [
-            r for r in there
-            if r.code != last[_cell(r)].code and r.config == last[_cell(r)].config
+            r for r in kept
+            if r.code != last[_cell(r)].code and r.config == _spelled(last[_cell(r)].config)
             and (r.arm, r.device_kind, r.code) in codes
         ]  # fmt: skip
         group = [*last.values(), *evidence]
@@ -189,6 +192,16 @@ def _readable(path: str) -> Iterator[Record]:
         for _, text in _texts(path, Loaded()):
             with contextlib.suppress(BadRecord):
                 yield Record.from_json(text)
+
+
+def _spelled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As a file has it."""
+    return dict(plain(dict(config)))
+
+
+def _agrees(config: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a configuration says nothing else; an option that it does not know counts for nothing."""
+    return all(config[name] == value for name, value in now.items() if name in config)
 
 
 def _cell(record: Record) -> tuple[str, int, str]:

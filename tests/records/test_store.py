@@ -146,6 +146,20 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files(tmp_path):
             file.unlink()
 
 
+def test_seeds_of_an_arm_with_other_options_leave_the_reference(tmp_path):
+    old = [make(key=f"{arm}{seed}", arm=arm, seed=seed, config={"lr": 0.1}) for arm in "ab" for seed in (0, 1)]
+    write_reference(old, tmp_path)
+    write_reference([make(key="n", arm="a", config={"lr": 0.2, "width": (8, 1 / 3)})], tmp_path)
+    assert [(r.arm, r.seed, r.config["lr"]) for r in load(tmp_path).records] == [
+        ("a", 0, 0.2),
+        ("b", 0, 0.1),
+        ("b", 1, 0.1),
+    ]
+    # numbers as a file spells them, and an option that came later, are no other options
+    write_reference([make(key="m", arm="a", seed=1, config={"lr": 0.2, "width": [8, 1 / 3], "new": 1})], tmp_path)
+    assert [(r.arm, r.seed) for r in load(tmp_path).records] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+
+
 def test_reference_files_are_sorted_finished_and_replaced(tmp_path):
     other = tmp_path / "p" / "laptop-s.jsonl"
     write_atomically(other, make(scale="laptop").to_json() + "\n")
