@@ -7,7 +7,8 @@ docstrings and of what each name in them refers to. The places of definitions do
 another module changes nothing.
 
 References are followed without running anything, so what is found by a computed name (``getattr(module, name)``) is not
-seen. A module that is used as a value, and not for one of its attributes, counts whole.
+seen. A module that is used as a value, and not for one of its attributes, counts whole. What a registry gives out by
+name is followed where a constant has that name.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from repro.data.registry import ENTRIES
 
 Node = tuple[str, int]
 """A statement: its module and its place among the module's statements."""
@@ -45,6 +48,12 @@ class _Statement:
     def reads(self) -> list[tuple[str, ...]]:
         """Dotted names that it reads, as they are written: ``("dispatch", "naive")``."""
         return sorted(set(_reads([self.tree])))
+
+    @functools.cached_property
+    def strings(self) -> list[str]:
+        """The strings in it."""
+        nodes = (n.value for n in ast.walk(self.tree) if isinstance(n, ast.Constant))
+        return sorted({value for value in nodes if isinstance(value, str)})
 
     @functools.cached_property
     def signature(self) -> list[tuple[str, ...]]:
@@ -80,10 +89,21 @@ class Reach:
         root: folder that holds the packages.
         packages: names of the top-level packages that are followed.
         outside: prefixes of modules that are not followed: they cannot change what a run computes.
+        named: names that a registry knows, each with the module and the definition that it stands for.
+        naming: prefixes of the modules in which a string that is such a name refers to it, where it stands in a
+            statement that only binds names, a table say; elsewhere code may do no more than compare it.
     """
 
-    def __init__(self, root: Path, packages: tuple[str, ...] = ("repro", "papers"), outside: tuple[str, ...] = ()):
-        self.root, self.packages, self.outside = root, packages, outside
+    def __init__(
+        self,
+        root: Path,
+        packages: tuple[str, ...] = ("repro", "papers"),
+        outside: tuple[str, ...] = (),
+        named: Mapping[str, tuple[str, str]] | None = None,
+        naming: tuple[str, ...] = (),
+    ):
+        self.root, self.packages, self.outside, self.naming = root, packages, outside, naming
+        self.named = named or {}
         self._modules: dict[str, _Module | None] = {}
 
     def hash(self, roots: Iterable[tuple[str, str]]) -> str:
@@ -156,6 +176,11 @@ class Reach:
             for written in [*statement.reads, *(statement.signature if node in first else ())]:
                 if targets := self._read(module, statement, written):
                     edges.append(f"{'.'.join(written)}>{','.join(sorted(self._text(t) for t in targets))}")
+                    queue += targets
+            if isinstance(statement.tree, (ast.Assign, ast.AnnAssign)) and _below(name, self.naming):
+                for said in sorted(self.named.keys() & statement.strings):
+                    targets = self.resolve(*self.named[said])
+                    edges.append(f"'{said}'>{','.join(sorted(self._text(t) for t in targets))}")
                     queue += targets
             lines.add(f"{statement.text} {' '.join(edges)}")
         return lines
@@ -386,6 +411,7 @@ def strip_docstrings(tree: ast.AST) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def reach(root: Path, outside: tuple[str, ...]) -> Reach:
-    """One `Reach` for a tree: modules are read once."""
-    return Reach(root, outside=outside)
+def reach(root: Path, outside: tuple[str, ...], naming: tuple[str, ...]) -> Reach:
+    """One `Reach` for a tree, with the data sets by name: modules are read once."""
+    named = {name: (entry.module, entry.function) for name, entry in ENTRIES.items()}
+    return Reach(root, outside=outside, named=named, naming=naming)

@@ -19,22 +19,15 @@ from repro.records.definitions import reach
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "torch",
-    "transformers",
-    "datasets",
-    "lm_eval",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "peft",
-    "triton",
-)
+    "torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "scipy", "scikit-learn", "peft", "triton",
+)  # fmt: skip
 #: Parts of the library that cannot change what a run computes.
-_OUTSIDE = (
+OUTSIDE = (
     "repro.claims", "repro.cli", "repro.runner", "repro.records", "repro.report", "repro.api", "repro.papers",
     "repro.data.registry",
 )  # fmt: skip
+#: Where a constant that is the name of a data set stands for that data set.
+_NAMING = ("papers", "repro.zoo")
 #: What of the tree decides a run.
 _CODE = ("repro", "papers", "pyproject.toml")
 
@@ -50,7 +43,7 @@ def code_hash(module: str, root: Path = ROOT, also: tuple[str, ...] = ()) -> str
 
     Raises FileNotFoundError when one of the modules is absent.
     """
-    return reach(root, _OUTSIDE).hash((name, "") for name in (module, *also))
+    return reach(root, OUTSIDE, _NAMING).hash((name, "") for name in (module, *also))
 
 
 #: What the runner puts in force on a kind of device, beside what a run imports.
@@ -64,12 +57,18 @@ def entry_code(entry: str, data: str = "", device: str = "cpu") -> str:
 
     Raises FileNotFoundError when the function is absent.
     """
+    return reach(ROOT, OUTSIDE, _NAMING).hash(_roots(entry, data, device))
+
+
+def reached(entry: str, data: str = "", device: str = "cpu") -> list[str]:
+    """Dotted names of the definitions that `entry_code` is the hash of."""
+    return reach(ROOT, OUTSIDE, _NAMING).names(_roots(entry, data, device))
+
+
+def _roots(entry: str, data: str, device: str) -> list[tuple[str, str]]:
     module, _, function = entry.rpartition(".")
-    roots = [(module, function)]
-    if source := place_of(data):
-        roots.append(source)
-    roots += ((name, "") for name in _ON_DEVICE.get(device, ()))
-    return reach(ROOT, _OUTSIDE).hash(roots)
+    source = place_of(data)
+    return [(module, function), *([source] if source else []), *((name, "") for name in _ON_DEVICE.get(device, ()))]
 
 
 def run_code(entry: str, config: Mapping[str, Any], device: str = "cpu") -> str:
@@ -78,8 +77,8 @@ def run_code(entry: str, config: Mapping[str, Any], device: str = "cpu") -> str:
 
 
 def earlier_codes(entry: str, data: str = "", device: str = "cpu") -> dict[str, str]:
-    """Hashes that records of a run carry from when whole modules were counted, each with the `entry_code` of that same
-    code: while it is unchanged, those records are not stale."""
+    """Hashes that records of a run carry from earlier ways to count (whole modules, say), each with the `entry_code` of
+    that same code: while it is unchanged, those records are not stale."""
     return _earlier().get(f"{entry} {data}".strip(), {}) if device == "cpu" else {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import functools
+import inspect
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -20,7 +22,9 @@ from repro import runner
 from repro.claims import ACCOUNTING, SCALES, Computed, Ordering
 from repro.papers import FOLDER, ROOT, load_paper, slugs
 from repro.records import Store
+from repro.records.provenance import OUTSIDE, reached
 from repro.records.store import safe_name
+from repro.runner.worker import perform
 
 HEAVY = ("torch", "transformers", "pandas", "datasets", "lm_eval", "altair", "matplotlib", "scipy", "sklearn")
 SECTIONS = ("Idea", "Experiment", "Findings", "Departures")
@@ -295,6 +299,45 @@ def test_a_run_is_the_same_to_the_last_bit_in_another_process(slug, tmp_path):
     once = first.records[number]
     assert again.results == once.results
     assert again.data == once.data
+
+
+def called(run: runner.Run) -> set[str]:
+    """Dotted names of the project's definitions in which something was called while a run was carried out."""
+    functions: set[tuple[str, str]] = set()
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        # bodies of modules and classes run when they are imported, and are no calls
+        if event == "call" and code.co_flags & inspect.CO_OPTIMIZED:
+            functions.add((code.co_filename, code.co_qualname))
+
+    sys.setprofile(watch)
+    try:
+        perform(run)
+    finally:
+        sys.setprofile(None)
+    found = set()
+    for file, name in functions:
+        path = Path(file)
+        if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in ("repro", "papers"):
+            continue
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        top = name.partition(".")[0]
+        if not module.startswith(OUTSIDE) and top[0] != "<" and top != "__getattr__":
+            found.add(f"{module}.{top}")
+    return found
+
+
+@pytest.mark.slow
+@every_paper
+def test_what_a_run_calls_is_what_its_code_hash_counts(slug):
+    """Followed without running anything; here one run of the method is watched."""
+    methods = {a.name for a in load_paper(slug).arms if a.role == "method"}
+    run = next(r for r in runner.plan(load_paper(slug), "smoke") if r.arm in methods)
+    counted = set(reached(run.entry, str(run.config.get("data", ""))))
+    assert len(counted) > 20
+    # the runner measures memory around the run
+    assert called(run) - {"repro.profiling.memory.PeakMemory"} <= counted
 
 
 @pytest.mark.slow

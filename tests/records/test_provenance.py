@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from repro import report
-from repro.papers import ROOT, load_paper, slugs
+from repro.papers import load_paper, slugs
 from repro.records import provenance
 from repro.records.definitions import Reach
 from repro.records.provenance import (
@@ -19,6 +19,7 @@ from repro.records.provenance import (
     entry_code,
     environment,
     file_fingerprint,
+    reached,
     run_code,
     run_key,
 )
@@ -183,8 +184,17 @@ def test_task_files_beside_a_package_count(tree, tmp_path):
     assert tree() != before
 
 
+def test_a_string_that_a_registry_knows_is_what_it_names(tree, tmp_path):
+    files = {"repro/models/block.py": "TABLE = {'a': 'deep one'}\ndef block():\n    return load(TABLE['a'])\n"}
+    before = tree(files)
+    for naming, seen in ((("repro.models",), True), (("papers",), False)):
+        made = Reach(tmp_path, named={"deep one": ("repro.models.deep", "depth")}, naming=naming)
+        assert ("repro.models.deep.depth" in made.names([("papers.x.experiment", "run")])) == seen
+        assert (made.hash([("papers.x.experiment", "run")]) != before) == seen
+
+
 def test_what_a_run_of_a_paper_reaches():
-    names = Reach(ROOT, outside=("repro.claims",)).names([("papers.coe.experiment", "run")])
+    names = reached("papers.coe.experiment.run")
     assert {"papers.coe.paper.Config", "papers.coe.method.ChainOfExperts", "repro.models.dispatch._Lean",
             "repro.training.loop.train"} <= {*names}  # fmt: skip
     assert not any("Claim" in n or n.endswith((".CLAIMS", ".PAPER")) for n in names)
