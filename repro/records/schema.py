@@ -115,8 +115,10 @@ class Record:
     def counts(self) -> dict[str, float]:
         """What was counted for the audit of fairness, without what was timed, read off the machine's memory, or tells
         which of several runs built what they share."""
-        chance = ("peak_", "zoo_built")
-        counted = {k: v for k, v in self.profile.items() if not clocked(k) and not k.startswith(chance)}
+        counted = {
+            k: v for k, v in self.profile.items()
+            if not (clocked(k) or k.startswith("peak_") or k.endswith("_built"))
+        }  # fmt: skip
         return dict(plain(counted))
 
     @property

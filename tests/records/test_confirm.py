@@ -56,6 +56,8 @@ def test_what_was_found_counted_and_read_decides_and_the_clock_does_not():
     late = {**one.metrics, "search_s": 3.0}
     assert same(one, replace(one, metrics=late, profile={**one.profile, "train_s": 9.9, "peak_memory_bytes": 1.0}))
     assert same(one, replace(one, data={**one.data, "model_key": "other"}))
+    for name in ("zoo_built", "base_zoo_built", "parts_built"):  # which of several runs built what they share
+        assert same(replace(one, profile={name: 1.0}), replace(one, profile={name: 0.0}))
     assert not same(one, replace(one, profile={**one.profile, "train_flops": 1.0}))
     assert not same(one, replace(one, data={**one.data, "fingerprint": "other"}))
     assert not same(one, replace(one, curves={}))
