@@ -335,9 +335,10 @@ def test_what_a_run_calls_is_what_its_code_hash_counts(slug):
     methods = {a.name for a in load_paper(slug).arms if a.role == "method"}
     run = next(r for r in runner.plan(load_paper(slug), "smoke") if r.arm in methods)
     counted = set(reached(run.entry, str(run.config.get("data", ""))))
-    assert len(counted) > 20
     # the runner measures memory around the run
-    assert called(run) - {"repro.profiling.memory.PeakMemory"} <= counted
+    seen = called(run) - {"repro.profiling.memory.PeakMemory"}
+    assert run.entry in seen
+    assert seen <= counted
 
 
 @pytest.mark.slow

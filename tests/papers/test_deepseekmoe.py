@@ -431,7 +431,10 @@ def test_model_saves_loads_and_generates_with_and_without_cache(tmp_path, router
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert type(again) is DeepSeekMoEForCausalLM
     assert again.config.router == router
-    torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        again(ids).logits, model(ids).logits
+    )  # where weights lie in memory decides the last digit
 
 
 def test_the_balance_loss_is_part_of_the_training_loss_only():

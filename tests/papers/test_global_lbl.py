@@ -323,7 +323,10 @@ def test_model_saves_loads_and_generates(tmp_path, gating):
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert type(again) is GlobalLBLForCausalLM
     assert isinstance(again.config, GlobalLBLConfig)
-    torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        again(ids).logits, model(ids).logits
+    )  # where weights lie in memory decides the last digit
     copy.deepcopy(again)
 
 
