@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     clearing.add_argument("--delete", action="store_true", help="remove what is listed")
 
     timing = verb("bench", "Time the fast paths against transformers and plain references, and the harness.")
-    timing.add_argument("--groups", metavar="A,B", help="layer, step, harness (default: all)")
+    timing.add_argument("--groups", metavar="A,B", help="layer, step, choices, harness (default: all)")
     timing.add_argument("--quick", action="store_true", help="a few small cells; kept only where --out says")
     timing.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
     timing.add_argument("--repetitions", type=int, metavar="N", help="per cell (default: as many as fit its time)")
