@@ -262,9 +262,6 @@ def _claim(paper: Paper, claim: Claim, rows: Sequence[Row]) -> ClaimStory:
     }
     if not verdicts:
         verdicts["published" if exact else "laptop"] = combine(exact)
-    # a scale at which few arms have run says nothing of the other claims
-    said: dict[str, Verdict] = {scale: verdict for scale, verdict in verdicts.items() if verdict != "untested"}
-    verdicts = said or dict(list(verdicts.items())[:1])
     return ClaimStory(claim, tuple(own), verdicts)
 
 

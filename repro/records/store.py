@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,8 @@ def write_reference(records: Iterable[Record], root: Path | str) -> list[Path]:
 
     A record replaces that of the same arm, seed and kind of device; what a file holds of others stays, so that a run of
     some arms does not throw away the rest; of an arm that was run anew, seeds with other options go. A record that is
-    replaced stays as long as it can confirm others of its code (`repro.records.confirm`). Lines that cannot be read go.
+    replaced stays as long as it can confirm others of its code (`repro.records.confirm`), without its pictures, which
+    confirm nothing, and sealed anew. Lines that cannot be read go.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
@@ -176,7 +177,7 @@ def write_reference(records: Iterable[Record], root: Path | str) -> list[Path]:
         last = {_cell(r): r for r in [*kept, *made]}
         codes = {(r.arm, r.device_kind, r.code) for r in last.values()}
         evidence = [
-            r for r in kept
+            replace(r, pictures={}) for r in kept
             if r.code != last[_cell(r)].code and r.config == _spelled(last[_cell(r)].config)
             and (r.arm, r.device_kind, r.code) in codes
         ]  # fmt: skip

@@ -89,6 +89,19 @@ def test_reference_files_keep_the_evidence_as_long_as_it_is_needed(tmp_path):
     assert sorted(r.key for r in load(tmp_path).records) == sorted(r.key for r in [*first, *rest])
 
 
+def test_evidence_leaves_its_pictures(tmp_path):
+    picture = {"view": {"kind": "svg", "text": "a view", "data": "<svg/>"}}
+    old, new = made(arms=("coe",), pictures=picture), made(seeds=(0,), code=NEW, arms=("coe",), pictures=picture)
+    write_reference(old, tmp_path)
+    write_reference(new, tmp_path)
+    there = load(tmp_path)
+    assert not there.problems
+    assert {(r.seed, r.code): bool(r.pictures) for r in there.records} == {
+        (0, OLD): False, (0, NEW): True, (1, OLD): True, (2, OLD): True
+    }  # fmt: skip
+    assert len(confirmed(there.records, stale(there.records))) == 3
+
+
 def test_judged_is_the_repeated_run_and_not_the_old_one():
     old, new = made(arms=("coe",)), made((0,), NEW, ("coe",))
     chosen = standard(load_paper("coe"), [*new, *old], "laptop")
