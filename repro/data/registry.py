@@ -94,16 +94,16 @@ ENTRIES = {
 DATA_SETS = tuple(ENTRIES)
 
 
-def module_of(name: str) -> str | None:
-    """Dotted name of the module that makes a data set; None for a name that is not here."""
-    entry = ENTRIES.get(name)
-    return entry.module if entry else None
-
-
 def place_of(name: str) -> tuple[str, str] | None:
     """Dotted name of the module that makes a data set, and its function there; None for a name that is not here."""
     entry = ENTRIES.get(name)
     return (entry.module, entry.function) if entry else None
+
+
+def module_of(name: str) -> str | None:
+    """Dotted name of the module that makes a data set; None for a name that is not here."""
+    place = place_of(name)
+    return place[0] if place else None
 
 
 def load(
