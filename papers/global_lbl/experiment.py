@@ -6,10 +6,19 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from papers.global_lbl.method import BalancedMoE, balance_loss, pooled, selection_counts, set_scope, start_step
+from papers.global_lbl.method import (
+    BalancedMoE,
+    balance_loss,
+    pooled,
+    selection_counts,
+    set_scope,
+    start_step,
+    synchronised,
+)
 from papers.global_lbl.model import GlobalLBLConfig, GlobalLBLForCausalLM
 from papers.global_lbl.paper import Config
 from repro.data import load_language
@@ -61,6 +70,43 @@ def language_model(
     )
 
 
+class Kept:
+    """What the balance of a model's layers keeps from step to step, for a training that is kept as it goes on.
+
+    That is the scope it was switched to, where the shuffles stand, and the loads of the last step, by which biases are
+    yet to move.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.layers = [m for m in model.modules() if isinstance(m, BalancedMoE)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"layers": [self._of(layer) for layer in self.layers]}
+
+    @staticmethod
+    def _of(layer: BalancedMoE) -> dict[str, Any]:
+        balance, loads = layer.balance, layer.loads
+        if loads and balance.scope != "micro":  # several processes have loads of their own
+            loads = [synchronised(torch.cat(loads).sum(0, keepdim=True, dtype=loads[0].dtype), balance.process_group)]
+        draws = balance.generator
+        return {
+            "scope": balance.scope, "span": balance.span, "loads": loads,
+            "generator": None if draws is None else draws.get_state(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for layer, kept in zip(self.layers, state["layers"], strict=True):
+            balance = layer.balance
+            balance.scope, balance.span = kept["scope"], kept["span"]
+            layer.loads = [load.to(layer.experts.down_proj.device) for load in kept["loads"]]
+            if balance.scope != "micro" and dist.is_initialized() and dist.get_rank():
+                layer.loads = [torch.zeros_like(load) for load in layer.loads]
+            balance.generator = None
+            if kept["generator"] is not None:
+                balance.generator = torch.Generator()
+                balance.generator.set_state(kept["generator"])
+
+
 def run(config: Config, context: Context) -> Outcome:
     """Train one arm on one setting and measure it."""
     data = load_language(config.data, config.sequence, micro_batch=config.micro_batch)
@@ -100,6 +146,7 @@ def run(config: Config, context: Context) -> Outcome:
         dtype=config.dtype,
         accumulate=accumulate,
         before_step=before_step,
+        stateful={"balance": Kept(model)},
     )
     outcome.metrics["perplexity"] = math.exp(min(outcome.metrics["loss"], 50.0))
     labels = data.held_out_domains(config.eval_batches * accumulate, config.batch // accumulate)

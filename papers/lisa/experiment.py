@@ -34,7 +34,8 @@ def run(config: Config, context: Context) -> Outcome:
             weight_decay=config.weight_decay, clip=config.clip,
         ),
         context, batch=config.batch, eval_batches=config.eval_batches, evaluations=config.evaluations, policy=policy,
-        watch=norms, dtype=config.autocast, exact=config.exact if config.exact >= 0 else None,
+        watch=norms, stateful={"norms": norms}, dtype=config.autocast,
+        exact=config.exact if config.exact >= 0 else None,
     )  # fmt: skip
     outcome = found.outcome
     outcome.data |= subject.describe()
@@ -118,6 +119,13 @@ class Norms:
             updates.append(torch.stack([u.float().square().sum() for _, u in pairs]).sum().sqrt())
         self.weights.append(torch.stack(weights).cpu())
         self.updates.append(torch.stack(updates).cpu())
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """What was measured so far, for a training that is kept as it goes on."""
+        return {"weights": self.weights, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        self.weights, self.updates = state["weights"], state["updates"]
 
     def summary(self, depth: int) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Skew, the larger mean norm of embedding and head over the median of the layers', of weights and of updates;

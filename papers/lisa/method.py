@@ -137,6 +137,7 @@ class LISA:
         self.visits = torch.zeros(len(self.layers), dtype=torch.long)
         self.optimizer: torch.optim.Optimizer | None = None
         self._drawn_at: int | None = None
+        self._owed = False
         if optimizer is not None:
             self.attach(optimizer)
 
@@ -155,6 +156,8 @@ class LISA:
                 "while all layers are trainable"
             )
         self.optimizer = optimizer
+        if self._owed:
+            self._forget()
 
     def before_step(self, step: int) -> None:
         """Draw anew if ``step`` (from 0) is a multiple of the period; call it before the step's first backward pass.
@@ -184,11 +187,30 @@ class LISA:
                     parameter.requires_grad_(True)
             else:
                 self._freeze(own)
-                if self.state == "drop" and self.optimizer is not None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the optimiser's state, now or once it is attached."""
+        self._owed = self.optimizer is None
+        if self.optimizer is None:
+            return
+        if self.state == "drop":
+            for index, own in enumerate(self.parameters):
+                if index not in self.active:
                     for parameter in own:
                         self.optimizer.state.pop(parameter, None)
-        if self.state == "restart" and self.optimizer is not None:
+        if self.state == "restart":
             self.optimizer.state.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was drawn so far and what will be, for a training that is kept as it goes on."""
+        return {"generator": self.generator.get_state(), "active": list(self.active), "visits": self.visits}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the step at which the state was taken; the caller freezes and thaws as it was then."""
+        self.generator.set_state(state["generator"])
+        self.active, self.visits = tuple(state["active"]), state["visits"].clone()
+        self._drawn_at, self._owed = None, False
 
     def release(self) -> None:
         """Make every layer trainable again, as it was before."""

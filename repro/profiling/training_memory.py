@@ -107,6 +107,13 @@ class MemoryMeter:
             total += sum(v.nbytes for name, v in state.items() if torch.is_tensor(v) and name != "step")
         self.moments = max(self.moments, float(total))
 
+    def state_dict(self) -> dict[str, float]:
+        """What was found so far, for a training that is kept as it goes on."""
+        return {"gradients": self.gradients, "moments": self.moments}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.gradients, self.moments = state["gradients"], state["moments"]
+
     def __enter__(self) -> MemoryMeter:
         self._handles = [
             register_optimizer_step_pre_hook(self._before), register_optimizer_step_post_hook(self._after)

@@ -7,7 +7,7 @@ those of training from scratch; it adds the memory that was measured, bits per b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -18,14 +18,14 @@ from repro.evaluation.responses import bits_per_byte, exact_match
 from repro.profiling.training_memory import MemoryMeter, StepMemory, weight_bytes
 from repro.runner.outcome import Context, Outcome
 from repro.training.fit import evaluate, fit, predict
-from repro.training.loop import Optimisation
+from repro.training.loop import Optimisation, Stateful
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
-class Policy(Protocol):
-    """Which parameters a step trains."""
+class Policy(Stateful, Protocol):
+    """Which parameters a step trains, and the state by which it goes on where a training is taken up."""
 
     def before_step(self, step: int) -> None:
         """Freeze and thaw for ``step``, counted from 0. Called twice for step 0: the model is profiled as the first
@@ -44,6 +44,12 @@ class Fixed:
         return None
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         return None
 
 
@@ -121,7 +127,8 @@ def finetune(
     eval_batches: int,
     evaluations: int = 5,
     policy: Policy | None = None,
-    watch: Callable[[int], None] = lambda _: None,
+    watch: Callable[[int], None] | None = None,
+    stateful: Mapping[str, Stateful] | None = None,
     dtype: str = "float32",
     exact: int | None = None,
 ) -> Finetuned:
@@ -130,6 +137,8 @@ def finetune(
     Args:
         policy: what is trained; `Fixed` by default.
         watch: called with every step from 0 after the policy, and with the number of steps at the end.
+        stateful: what ``watch`` keeps from step to step; a training with a watch of which it is not said cannot be kept
+            as it goes on.
         exact: also measure exact match on rows whose response has this mark (0: on all); None: not.
         batch, eval_batches, evaluations, dtype: as in `repro.training.fit.fit`.
 
@@ -146,14 +155,17 @@ def finetune(
 
     def before_step(step: int) -> None:
         policy.before_step(step)
-        watch(step)
+        if watch is not None:
+            watch(step)
 
     with MemoryMeter(model, policy.attach) as meter:
+        kept: Any = {"policy": policy, "memory": meter, **(stateful or {})}
         outcome, held_out = fit(
             model, data, optimisation, context, batch=batch, eval_batches=eval_batches, evaluations=evaluations,
-            dtype=dtype, before_step=before_step,
+            dtype=dtype, before_step=before_step, stateful=None if watch is not None and stateful is None else kept,
         )  # fmt: skip
-    watch(optimisation.steps)
+    if watch is not None:
+        watch(optimisation.steps)
     activations = outcome.profile["activation_bytes_per_token"] * batch * data.sequence
     memory = StepMemory(weight_bytes(model), meter.gradients, meter.moments, activations)
     outcome.profile |= {

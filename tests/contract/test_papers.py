@@ -9,12 +9,14 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,8 @@ from repro.papers import FOLDER, ROOT, load_paper, slugs
 from repro.records import Store
 from repro.records.provenance import OUTSIDE, reached
 from repro.records.store import safe_name
-from repro.runner.worker import perform
+from repro.runner.plan import trains_through_fit
+from repro.runner.worker import carry_out, perform
 
 HEAVY = ("torch", "transformers", "pandas", "datasets", "lm_eval", "altair", "matplotlib", "scipy", "sklearn")
 SECTIONS = ("Idea", "Experiment", "Findings", "Departures")
@@ -299,6 +302,39 @@ def test_a_run_is_the_same_to_the_last_bit_in_another_process(slug, tmp_path):
     once = first.records[number]
     assert again.results == once.results
     assert again.data == once.data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", [s for s in SLUGS if trains_through_fit(load_paper(s).experiment)])
+def test_a_training_that_is_broken_off_ends_as_if_it_was_not(slug, tmp_path, monkeypatch):
+    """Every arm that trains, kept and broken off in the middle, ends with the same bits."""
+    from repro.training.resume import Checkpoints
+
+    runs, first, _, _ = smoked(slug)
+    monkeypatch.setattr("repro.runner.worker.kept", lambda run: tmp_path / run.key)
+    after = Checkpoints.after
+    tried = 0
+    for run, once in zip(runs, first.records, strict=True):
+        middle = int(once.config.get("steps", 0)) // 2
+        if run.seed or not middle:
+            continue
+        run = replace(run, checkpoint=middle)
+
+        def breaks_off(self: Checkpoints, position: Any, mark: bool, at: int = middle) -> None:
+            after(self, position, mark)
+            if position.step == at:
+                raise RuntimeError("the plug was pulled")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "after", breaks_off)
+            assert carry_out(run).error["message"] == "the plug was pulled"
+        again = carry_out(run)
+        shutil.rmtree(tmp_path / run.key)
+        assert again.provenance["resumed"] == [middle]
+        assert again.results == once.results, (run.setting, run.arm)
+        assert again.counts == once.counts, (run.setting, run.arm)
+        tried += 1
+    assert tried
 
 
 def called(run: runner.Run) -> set[str]:

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from papers.global_lbl.experiment import analyse, language_model, run
+from papers.global_lbl.experiment import Kept, analyse, language_model, run
 from papers.global_lbl.method import (
     SCOPES,
     Balance,
@@ -299,6 +299,13 @@ def test_scopes_can_be_switched():
     set_scope(model, "global")
     torch.testing.assert_close(batch_loss(model, batch)[1], batch_loss(processes.tiny(), batch)[1])
     assert micro > batch_loss(model, batch)[1]
+
+
+def test_the_scope_that_a_training_was_switched_to_is_kept():
+    model, other = processes.tiny(balance_scope="micro"), processes.tiny(balance_scope="micro", balance_span=2)
+    set_scope(model, "global")
+    Kept(other).load_state_dict(Kept(model).state_dict())
+    assert {(m.scope, m.span) for m in other.modules() if isinstance(m, Balance)} == {("global", 0)}
 
 
 def test_balance_costs_nothing_in_evaluation_and_rows_must_divide():

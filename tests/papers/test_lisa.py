@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 
@@ -11,7 +12,7 @@ from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from papers.lisa.experiment import Norms, run
-from papers.lisa.method import LISA, LISACallback, decoder_layers, importance, layer_norms, never_trained
+from papers.lisa.method import LISA, STATES, LISACallback, decoder_layers, importance, layer_norms, never_trained
 from papers.lisa.paper import EQUAL, PAPER, RATIO, Config, learning_rate
 from papers.lisa.published import TOKENS, deepened, held, step_flops, trainable
 from repro.profiling.architectures import ARCHITECTURES
@@ -234,6 +235,44 @@ def test_a_state_that_cannot_be_dropped_is_an_error():
     lisa.before_step(1)
     with pytest.raises(ValueError, match="no optimiser is attached"):
         lisa.before_step(2)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("middle", [3, 4])  # within a period, and where layers are drawn anew
+def test_a_training_that_is_taken_up_goes_on_as_it_would_have(state, middle):
+    """By another object, which hears of its optimiser when that makes its first step."""
+
+    def go_on(model, optimizer, lisa, steps):
+        for step in steps:
+            lisa.before_step(step)
+            loss(model, step).backward()
+            if lisa.optimizer is None:
+                lisa.attach(optimizer)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    model = made()
+    lisa, optimizer = LISA(model, 2, 2, state=state, seed=1), adamw(model)
+    go_on(model, optimizer, lisa, range(middle))
+    other = made(seed=7)
+    again, fresh = LISA(other, 2, 2, state=state, seed=5), adamw(other)
+    again.before_step(0)  # as the frame does before it profiles
+    own = dict(model.named_parameters())
+    for name, parameter in other.named_parameters():
+        parameter.data.copy_(own[name].data)
+        parameter.requires_grad_(own[name].requires_grad)
+        if own[name] in optimizer.state:
+            fresh.state[parameter] = {key: value.clone() for key, value in optimizer.state[own[name]].items()}
+    again.load_state_dict(copy.deepcopy(lisa.state_dict()))
+    assert again.active == lisa.active
+    go_on(model, optimizer, lisa, range(middle, 9))
+    go_on(other, fresh, again, range(middle, 9))
+    assert not changed(weights(model), weights(other))
+    assert again.active == lisa.active
+    assert again.visits.tolist() == lisa.visits.tolist()
+    assert [name for name, p in model.named_parameters() if p in optimizer.state] == [
+        name for name, p in other.named_parameters() if p in fresh.state
+    ]
 
 
 # --- draws ----------------------------------------------------------------------------------------------------

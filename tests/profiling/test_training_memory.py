@@ -96,6 +96,13 @@ def test_the_meter_sees_its_own_model_only_and_lets_go():
     assert len(seen) == 1
 
 
+def test_what_was_found_before_a_training_was_broken_off_counts():
+    one, other = MemoryMeter(nn.Linear(1, 1)), MemoryMeter(nn.Linear(1, 1))
+    one.gradients, one.moments = 8.0, 16.0
+    other.load_state_dict(one.state_dict())
+    assert (other.gradients, other.moments) == (8.0, 16.0)
+
+
 def test_the_largest_of_all_steps_counts():
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 3, bias=False))
     optimizer = torch.optim.Adam(model.parameters())

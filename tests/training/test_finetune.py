@@ -13,6 +13,7 @@ from repro.evaluation.responses import bits_per_byte, exact_match, target_bytes
 from repro.runner.outcome import Context
 from repro.training.finetune import finetune, linear_names, with_lora
 from repro.training.loop import Optimisation
+from repro.training.resume import CannotKeep, Checkpoints
 
 VOCAB = 258
 
@@ -63,6 +64,18 @@ def test_full_fine_tuning_learns_and_measures(data):
 def test_it_is_repeatable(data):
     one, two = (tuned(with_lora(made(), 2, seed=3), data).outcome.metrics for _ in range(2))
     assert one == two
+
+
+def test_a_watch_of_which_nothing_is_said_cannot_be_kept(data, tmp_path):
+    def kept(**options):
+        return finetune(
+            made(), data, Optimisation(1e-2, 2), Context(0, keep=Checkpoints(tmp_path)), batch=4, eval_batches=2,
+            evaluations=1, **options,
+        )  # fmt: skip
+
+    with pytest.raises(CannotKeep):
+        kept(watch=lambda step: None)
+    assert kept(watch=lambda step: None, stateful={}).outcome.metrics == kept().outcome.metrics
 
 
 class Alternating:
