@@ -40,7 +40,7 @@ class Machine:
 
     anchor: str
     title: str
-    goals: tuple[tuple[str, str, str, bool | None], ...]
+    goals: tuple[tuple[str, str, str, bool | None, str], ...]
     tables: tuple[Table, ...]
     choices: tuple[tuple[str, str, str, str], ...]
     harness: tuple[tuple[str, str, str, str], ...]
@@ -76,8 +76,8 @@ def machine(document: Mapping[str, Any], anchor: str) -> Machine:
         _title(document, groups),
         tuple(
             (g.title, "not measured" if v is None else _figure(v, g.unit), _figure(g.at_most, g.unit),
-             None if v is None else v <= g.at_most)
-            for g, v in bench.outcomes(groups)
+             None if v is None else v <= g.at_most, "" if floor is None else _figure(floor, g.unit))
+            for g, v, floor in bench.outcomes(groups)
         ),
         tuple(tables),
         _figures(groups, "choices"),

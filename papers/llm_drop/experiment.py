@@ -238,8 +238,8 @@ def speed(model: Any, half: Dropped, batch: Batch, tokens: int, lost: float, rou
     medians = {name: statistics.median(values[1:] or values) for name, values in seen.items()}
     out = {f"{name}_tokens_per_s": value for name, value in medians.items()}
     for part in ("prefill", "decode"):
-        out[f"{part}_speedup_50"] = medians[f"{part}_half"] / medians[f"{part}_intact"]
-    out["gamma_50"] = degradation_ratio(100 * lost, out["decode_speedup_50"])
+        out[f"{part}_time_speedup_50"] = medians[f"{part}_half"] / medians[f"{part}_intact"]
+    out["gamma_time_50"] = degradation_ratio(100 * lost, out["decode_time_speedup_50"])
     return out
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from repro.bench.contenders import agreement, all_transformers, instead, synchronised
 from repro.bench.layer import FEWEST, TOLERANCE, WARMUP, report, seconds_of, way_of
-from repro.bench.summary import NAIVE, OURS
+from repro.bench.summary import NAIVE, OURS, ROOF
 from repro.bench.timing import measure
 from repro.models.decoder import Decoder, DecoderConfig
 from repro.models.dispatch_cuda import accelerated
@@ -99,6 +99,34 @@ class BenchModel(Decoder):
         return Passes(config)
 
 
+class DensePasses(nn.Module):
+    """`Passes` with one SwiGLU as wide as the experts that a token selects in the place of router and experts."""
+
+    def __init__(self, config: BenchConfig):
+        super().__init__()
+        hidden, width = config.hidden_size, config.moe_intermediate_size
+        self.norm = RMSNorm(hidden, eps=config.rms_norm_eps)
+        self.active = SwiGLU(hidden, width * config.num_experts_per_tok)
+        self.shared = SwiGLU(hidden, width * config.n_shared_experts) if config.n_shared_experts else None
+        self.passes = config.passes
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = self.norm(h.reshape(-1, h.shape[-1]))
+        for _ in range(self.passes):
+            x = x + self.active(x) if self.shared is None else x + self.active(x) + self.shared(x)
+        return x.view_as(h), None
+
+
+class DenseModel(Decoder):
+    """The decoder with `DensePasses`: what a step takes where experts cost no more than their products."""
+
+    config_class = BenchConfig
+
+    @classmethod
+    def make_feed_forward(cls, config: Any) -> nn.Module:
+        return DensePasses(config)
+
+
 def cells(device: str, quick: bool, repetitions: int | None, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure the models; ``say`` hears of each. ``repetitions`` None takes `REPETITIONS`, on a GPU within `BUDGET`.
 
@@ -117,7 +145,7 @@ def measure_cell(
     model: Model, device: str, repetitions: int | None = None, batch: int = BATCH, length: int = LENGTH
 ) -> dict[str, Any]:
     """One model as a document has it. Every contender trains a copy of its own, from the same weights on one batch, and
-    has to agree with the loop over experts on the first `BATCH` sequences."""
+    has to agree with the loop over experts on the first `BATCH` sequences; but `ROOF`, which has `DenseModel`."""
     tokens = torch.randint(VOCABULARY, (batch, length), generator=generator("bench tokens", 0)).to(device)
     ways: Ways = {
         OURS: partial(accelerated, device),
@@ -128,6 +156,8 @@ def measure_cell(
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     contenders: dict[str, dict[str, Any]] = {name: {} for name in ways}
     racing = _racing(Copy(model, tokens, device, ways[NAIVE], dtype), ways, contenders)
+    contenders[ROOF] = {}
+    racing[ROOF] = synchronised(Copy(model, tokens, device, dtype=dtype, kind=DenseModel).step, device)
     count = repetitions or REPETITIONS
     expected = _tried(racing, contenders)
     if device.startswith("cuda") and not repetitions:
@@ -191,13 +221,14 @@ class Copy:
     def __init__(
         self, model: Model, tokens: Tensor, device: str,
         way: Callable[[], AbstractContextManager[None]] = nullcontext, dtype: torch.dtype = torch.float32,
+        kind: type[Decoder] = BenchModel,
     ):  # fmt: skip
         config = BenchConfig(
             vocab_size=VOCABULARY, hidden_size=model.hidden, moe_intermediate_size=model.width,
             num_hidden_layers=model.layers, n_routed_experts=model.experts, num_experts_per_tok=model.k,
             passes=model.passes, n_shared_experts=model.shared,
         )  # fmt: skip
-        self.model = initialise(BenchModel(config), 0).to(device).train()
+        self.model = initialise(kind(config), 0).to(device).train()
         self.tokens, self.way, self.dtype = tokens, way, dtype
         self.device = torch.device(device).type
         self.optimizer = self._adamw()
@@ -218,7 +249,9 @@ class Copy:
         with self.way(), mixed:
             out = self.model(input_ids=tokens, use_cache=False)
             logits = out.logits[:, :-1].flatten(0, 1).float()
-            loss = F.cross_entropy(logits, tokens[:, 1:].flatten()) + out.aux_loss
+            loss = F.cross_entropy(logits, tokens[:, 1:].flatten())
+            if out.aux_loss is not None:
+                loss = loss + out.aux_loss
         loss.backward()
         return loss
 

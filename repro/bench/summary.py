@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Names of the contenders.
 OURS, ROOF, NAIVE = "ours", "roof", "naive"
@@ -21,7 +21,8 @@ class Line:
         notes: contender to why it has no time.
         rival: the fastest of transformers' implementations.
         against: the time of ours over that of the rival: (q1, median, q3); below 1, ours is faster.
-        roof: the time of the dense layer over that of ours: 1 is as fast as dense matmuls of as many FLOPs.
+        roof: the time of the dense layer over that of ours: 1 is as fast as dense matmuls of as many FLOPs. Of a step,
+            the time of a step with such layers in the place of the experts.
         tokens_per_s: of ours; 0 where no step was timed.
         over: contender to the median time of ours over its time.
         shape: numbers of tokens, experts...
@@ -185,9 +186,18 @@ def _device(group: Any) -> str:
     return str(hardware.get("device", "cpu") if isinstance(hardware, dict) else "cpu").partition(":")[0]
 
 
-def outcomes(groups: Mapping[str, Any]) -> list[tuple[Goal, float | None]]:
-    """Every goal for the device that was measured, with the figure; None where there is none."""
-    out: list[tuple[Goal, float | None]] = []
+class Reached(NamedTuple):
+    """A goal, the figure that was measured or None, and ``floor``: the figure of a dense layer of equal FLOPs in the
+    place of the experts, without routing; None where it was not timed."""
+
+    goal: Goal
+    value: float | None
+    floor: float | None = None
+
+
+def outcomes(groups: Mapping[str, Any]) -> list[Reached]:
+    """Every goal for the device that was measured."""
+    out: list[Reached] = []
     seen = {_device(group) for group in groups.values()} or {"cpu"}
     for goal in (g for g in GOALS if g.device in seen):
         group = groups.get(goal.group)
@@ -195,12 +205,20 @@ def outcomes(groups: Mapping[str, Any]) -> list[tuple[Goal, float | None]]:
         if goal.group in MEASURES:
             named = [c for c in cells if str(c.get("name", "")).startswith(goal.cell)]
             found = [quartiles(c.get(MEASURES[goal.group])) for c in named]
-            out.append((goal, geometric_mean([q[1] for q in found if q is not None])))
+            out.append(Reached(goal, geometric_mean([q[1] for q in found if q is not None])))
         else:
-            counted = [line for line in lines(cells) if goal.takes(line)]
-            if goal.over == TRANSFORMERS:
-                ratios = [line.against[1] for line in counted if line.against is not None]
-            else:
-                ratios = [line.over[goal.over] for line in counted if goal.over in line.over]
-            out.append((goal, max(ratios, default=None) if goal.worst else geometric_mean(ratios)))
+            counted = [(line, _over(goal, line)) for line in lines(cells) if goal.takes(line)]
+            ratios = [ratio for _, ratio in counted if ratio is not None]
+            floors = [ratio * line.roof for line, ratio in counted if ratio is not None and line.roof is not None]
+            out.append(Reached(goal, _joined(goal, ratios), None if goal.over == ROOF else _joined(goal, floors)))
     return out
+
+
+def _over(goal: Goal, line: Line) -> float | None:
+    if goal.over == TRANSFORMERS:
+        return None if line.against is None else line.against[1]
+    return line.over.get(goal.over)
+
+
+def _joined(goal: Goal, ratios: Sequence[float]) -> float | None:
+    return max(ratios, default=None) if goal.worst else geometric_mean(ratios)

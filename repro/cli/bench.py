@@ -111,12 +111,14 @@ def tables(groups: Mapping[str, Any]) -> str:
         table = tabulate(rows, headers=[name, measure_name, "quartiles"], disable_numparse=True)
         parts.append(f"\n{table}")
     goals = [
-        [g.title, f"{number(value, 3)} {g.unit}".strip(), f"{g.at_most:g} {g.unit}".strip(), _met(g, value)]
-        for g, value in bench.outcomes(groups)
+        [g.title, f"{number(value, 3)} {g.unit}".strip(), f"{g.at_most:.4g} {g.unit}".strip(), _met(g, value),
+         "" if floor is None else number(floor, 3)]
+        for g, value, floor in bench.outcomes(groups)
         if value is not None
-    ]
+    ]  # fmt: skip
     if goals:
-        parts.append("\n" + tabulate(goals, headers=["goal", "measured", "at most", ""], disable_numparse=True))
+        headers = ["goal", "measured", "at most", "", "a dense layer instead"]
+        parts.append("\n" + tabulate(goals, headers=headers, disable_numparse=True))
     return "\n".join(parts)
 
 

@@ -154,7 +154,7 @@ def test_what_takes_too_long_or_too_much_is_left_out_with_the_reason(one_thread,
 
 
 def test_a_step_has_a_time_for_each_dispatch(step):
-    names = {"ours", "naive", "transformers eager", "transformers grouped_mm"}
+    names = {"ours", "naive", "transformers eager", "transformers grouped_mm", "roof"}
     assert set(step["contenders"]) == names
     assert all("ms" in found for found in step["contenders"].values()), step
     assert step["tokens_per_s"] > 0
@@ -339,23 +339,32 @@ def test_goals_read_the_cells_they_are_about():
         return {"name": "c", "mode": mode, "shape": {"tokens": tokens, "experts": 16}, "contenders": contenders}
 
     cells = [cell(512, 0.5, 9.0), cell(2048, 0.9, 1.2), cell(4096, 1.5, 1.4), cell(512, 0.1, 9.0, "forward")]
-    laptop, worst, roof, *others = [value for _, value in bench.outcomes({"layer": {"cells": cells}})]
+    laptop, worst, roof, *others = [value for _, value, _ in bench.outcomes({"layer": {"cells": cells}})]
     assert laptop == pytest.approx((0.5 * 0.9) ** 0.5)
     assert worst == 1.5
     assert roof == pytest.approx((1.2 * 1.4) ** 0.5)
     assert others == [None] * len(others)
     pair = [{"name": f"two passes of K={k}", "ratio": {"q1": r, "median": r, "q3": r}} for k, r in ((2, 1.2), (4, 1.0))]
-    (found,) = [v for g, v in bench.outcomes({"choices": {"cells": pair}}) if g.group == "choices"]
+    (found,) = [v for g, v, _ in bench.outcomes({"choices": {"cells": pair}}) if g.group == "choices"]
     assert found == pytest.approx(1.2**0.5)
     loop = {"name": "m", "mode": "step", "shape": {"experts": 64}, "contenders": {
         "ours": {"ms": {"q1": 1, "median": 1, "q3": 1}},
         "naive": {"ms": {"q1": 4, "median": 4, "q3": 4}, "ours_over": {"q1": 0.25, "median": 0.25, "q3": 0.25}},
     }}  # fmt: skip
-    found = {g.experts: value for g, value in bench.outcomes({"step": {"cells": [loop]}}) if g.group == "step"}
-    assert found == {16: None, 64: 0.25}
+    found = {
+        g.experts: (value, floor)
+        for g, value, floor in bench.outcomes({"step": {"cells": [loop]}})
+        if g.group == "step"
+    }
+    assert found == {16: (None, None), 64: (0.25, None)}
+    loop["contenders"]["roof"] = {
+        "ms": {"q1": 0.8, "median": 0.8, "q3": 0.8}, "ours_over": {"q1": 1.25, "median": 1.25, "q3": 1.25},
+    }  # fmt: skip
+    (reached,) = [r for r in bench.outcomes({"step": {"cells": [loop]}}) if r.goal.experts == 64]
+    assert reached.floor == pytest.approx(0.8 / 4)  # the dense model over the loop
     gpu = {"cells": [cell(32768, 0.8, 2.0), cell(512, 3.0, 9.0)], "environment": {"hardware": {"device": "cuda:0"}}}
-    assert [(g.device, value) for g, value in bench.outcomes({"layer": gpu})] == [("cuda", 0.8)]
-    assert {g.device for g, _ in bench.outcomes({})} == {"cpu"}
+    assert [(g.device, value) for g, value, _ in bench.outcomes({"layer": gpu})] == [("cuda", 0.8)]
+    assert {g.device for g, _, _ in bench.outcomes({})} == {"cpu"}
 
 
 # --- command line -------------------------------------------------------------------------------------------------
