@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from leaderboard.views import span
 from repro import report
 from repro.report import ClaimStory, Row, Story
 
@@ -48,6 +49,8 @@ def leaderboard(sections: Sequence[Section]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+#: Comparisons of a headline claim that are named one by one in a README; of more it says how many have which verdict.
+FEW = 2
 #: What stands around the table of results in a README.
 OPEN, CLOSE = "<!-- results: written by python -m leaderboard --readme -->", "<!-- /results -->"
 
@@ -65,16 +68,23 @@ def into_readme(text: str, sections: Sequence[Section]) -> str:
 def _headline(story: Story) -> tuple[str, ...]:
     """A paper in a line: verdicts, and of the headline claim the figures by verdict."""
     marks = ", ".join(
-        f"{c.claim.id} {'/'.join(report.verdict_text(v) for v in c.verdicts.values())}" for c in story.reference
+        f"{c.claim.id} {'/'.join(report.GLYPHS[v] for v in c.verdicts.values())}" for c in story.reference
     )
     head = next((c for c in story.reference if c.claim.headline), story.reference[0] if story.reference else None)
     if head is None:
         return (story.paper.short, marks, "", "", "")
     rows = [r for r in head.rows if r.role == "primary" and r.verdict != "untested"]
-    said = "; ".join(
-        f"{report.ours(r.finding)} {report.GLYPHS[r.verdict]}{f' {r.setting_title}' if r.setting_title else ''}"
-        for r in rows
-    )
+    if len(rows) > FEW:
+        by_verdict = {v: [r for r in rows if r.verdict == v] for v in report.GLYPHS}
+        parts = [
+            f"{report.GLYPHS[v]} {len(some)} of {len(rows)}: {span(some)}" for v, some in by_verdict.items() if some
+        ]
+        said = "; ".join(part.removesuffix(": ") for part in parts)
+    else:
+        said = "; ".join(
+            f"{report.GLYPHS[r.verdict]} {report.ours(r.finding)}{f' {r.setting_title}' if r.setting_title else ''}"
+            for r in rows
+        )
     tripped = " Negative control tripped." if head.tripped else ""
     link = f"[{story.paper.short}](papers/{story.paper.slug}/README.md)"
     return (

@@ -190,7 +190,7 @@ def summary(story: Story) -> Summary:
         head.claim.published.text if head else "",
         _published_effect(rows[0].finding) if rows else "",
         dots,
-        _span(rows),
+        span(rows),
         cost(story),
         tuple(dict.fromkeys(r.origin for r in story.rows if r.origin and r.verdict != "untested")),
         any(c.stale for c in story.claims),
@@ -229,16 +229,20 @@ def _published_effect(f: Finding) -> str:
     return report.with_unit(report.signed(f.published.effect), f.unit)
 
 
-def _span(rows: Sequence[Row]) -> str:
+def span(rows: Sequence[Row]) -> str:
+    """What was measured in rows of one claim: of one the effect with its interval, of several the least and the largest
+    mean."""
     found = [r.finding for r in rows if r.finding.effect is not None and math.isfinite(r.finding.effect.mean)]
     if len(found) == 1:
         return report.ours(found[0])
     if not found:
         exact = [r.finding for r in rows if r.finding.computed is not None]
         return report.ours(exact[0]) if exact else ""
+    units = list(dict.fromkeys(f.unit for f in found))
+    if len(units) > 1:
+        return ", ".join(span([r for r in rows if r.finding.unit == unit]) for unit in units)
     means = [f.effect.mean for f in found if f.effect is not None]
-    low, high, unit = min(means), max(means), found[0].unit
-    return f"{report.signed(low)} to {report.with_unit(report.signed(high), unit)}"
+    return f"{report.signed(min(means))} to {report.with_unit(report.signed(max(means)), units[0])}"
 
 
 def shown(story: Story) -> list[Sourced]:

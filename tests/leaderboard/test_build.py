@@ -19,10 +19,12 @@ import synthetic
 
 from leaderboard import arenas, machine, markdown
 from leaderboard.build import CSP, build, pages, script_json
-from leaderboard.views import slug, typeset
+from leaderboard.views import slug, span, typeset
+from repro.claims.judge import Finding
+from repro.claims.statistics import Interval
 from repro.papers import ROOT, load_paper, slugs
 from repro.records import Record, load, write_reference
-from repro.report import story
+from repro.report import Row, story
 
 MEGABYTE = 1_000_000
 
@@ -306,6 +308,19 @@ def test_typesetting_touches_signs_and_not_words():
         typeset("-6.2 % -> pre-norm, top-4, 3e-4, [-1, -2]")
         == "\u22126.2\u202f% → pre-norm, top-4, 3e-4, [\u22121, \u22122]"
     )
+
+
+def test_a_span_joins_what_has_one_unit():
+    def row(mean, unit):
+        found = Finding(
+            "C1", "c", "t", "primary", "s", "laptop", "reproduced", "", unit, Interval(mean, mean - 1, mean + 1, 3, 1)
+        )
+        return Row("p", "quality", True, "", "reference", False, found)
+
+    assert span([]) == ""
+    assert span([row(2, "%")]) == "+2.0 % [+1.0, +3.0]"
+    assert span([row(2, "%"), row(-30, "%")]) == "-30 to +2 %"
+    assert span([row(2, "%"), row(0.5, "nats"), row(-30, "%")]) == "-30 to +2 %, +0.5 nats [-0.5, +1.5]"
 
 
 def test_many_records_build_quickly(tmp_path, record_property):
