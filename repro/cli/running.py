@@ -194,10 +194,6 @@ def check_means(arguments: argparse.Namespace) -> None:
     if getattr(arguments, "executor", "local") != "ray" and getattr(arguments, "address", None):
         raise BadInput("--address is that of a Ray cluster; it needs --executor ray")
     pick("executor", getattr(arguments, "executor", "local"), EXECUTORS)
-    if getattr(arguments, "executor", "local") == "ray":
-        for flag, asked in (("processes", arguments.processes > 1), ("checkpoint", arguments.checkpoint is not None)):
-            if asked:
-                raise BadInput(f"--{flag} needs --executor local: on a cluster each run is one process of one node")
     if (strategy := getattr(arguments, "strategy", None)) is not None:
         pick("strategy", strategy, STRATEGIES)
         if arguments.processes < 2:

@@ -98,8 +98,10 @@ class Cluster:
         self.flights: dict[Any, _Flight] = {}
         #: what the board was asked and has not answered yet
         self.asked: list[Any] = []
-        #: when the size of the cluster was looked up, for what device, and what it was
-        self.seen: tuple[float, str, tuple[int, int]] = (-math.inf, "", (1, 0))
+        #: when the size of the cluster was looked up, for what runs, and what it was
+        self.seen: tuple[float, tuple[str, int], tuple[int, int]] = (-math.inf, ("", 1), (1, 0))
+        #: processes of the runs that have most of them
+        self.most = 1
         #: runs whose worker was lost, with the number of the next attempt
         self.again: deque[tuple[Run, int]] = deque()
 
@@ -107,8 +109,8 @@ class Cluster:
         """Yield the record of every run as it ends, in the order of ending."""
         ray = self._connect()
         try:
-            if any(run.device.startswith("cuda") for run in runs) and not ray.cluster_resources().get("GPU"):
-                raise NoCluster("the cluster has no accelerator, and --device cuda asks for one")
+            self.most = max((run.processes for run in runs), default=1)
+            _can_hold(ray, runs)
             self.board = _pinned(ray, remote.Board)
             self.shelf = _pinned(ray, remote.Shelf)
             self.task = ray.remote(remote.task)  # once: the cluster keeps what is made of each such function
@@ -159,7 +161,7 @@ class Cluster:
         so that ten thousand runs cost no memory. Yields what another runner has carried out."""
         if not waiting and not self.again:
             return
-        places, room = self._size(ray, (waiting[0] if waiting else self.again[0][0]).device)
+        places, room = self._size(ray, waiting[0] if waiting else self.again[0][0])
         ahead = 0 if self.slots else max(2, places // 4)
         while (waiting or self.again) and len(self.flights) < places + ahead:
             if self.again:
@@ -173,20 +175,19 @@ class Cluster:
                     return
                 run, attempt = mine, 1
             task = self.task.options(
-                num_cpus=1, num_gpus=1 if run.device.startswith("cuda") else 0, memory=min(run.memory_limit, room),
-                max_retries=0,
-                name=run.label,
+                num_cpus=run.processes, num_gpus=run.processes if run.device.startswith("cuda") else 0,
+                memory=min(run.memory, room), max_retries=0, name=run.label,
             )  # fmt: skip
             reference = task.remote(run, attempt, self.board, self.shelf, sys.version_info[:2])
             self.flights[reference] = _Flight(run, attempt, time.monotonic())
 
-    def _size(self, ray: Any, device: str) -> tuple[int, int]:
+    def _size(self, ray: Any, run: Run) -> tuple[int, int]:
         """Runs at a time, and bytes of the largest node; asked for once in a while, as nodes come and go."""
-        looked, device_then, found = self.seen
-        now = time.monotonic()
-        if device_then != device or now - looked > LOOK:
-            found = self.slots or _places(ray, device), _memory(ray)
-            self.seen = now, device, found
+        looked, before, found = self.seen
+        now, kind = time.monotonic(), (_resource(run), self.most)
+        if before != kind or now - looked > LOOK:
+            found = self.slots or _places(ray, *kind), _memory(ray)
+            self.seen = now, kind, found
         return found
 
     def _listen(self, ray: Any, seconds: float = TICK) -> None:
@@ -291,9 +292,28 @@ def _pinned(ray: Any, actor: type) -> Any:
     return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
-def _places(ray: Any, device: str) -> int:
+def _resource(run: Run) -> str:
+    return "GPU" if run.device.startswith("cuda") else "CPU"
+
+
+def _can_hold(ray: Any, runs: Sequence[Run]) -> None:
+    """Raises NoCluster for runs that no node can hold: they would wait for ever."""
+    needed: dict[str, int] = {}
+    for run in runs:
+        needed[_resource(run)] = max(needed.get(_resource(run), 0), run.processes)
+    for resource, count in needed.items():
+        most = max((node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if resource == "GPU" and not most:
+            raise NoCluster("the cluster has no accelerator, and --device cuda asks for one")
+        # a run of one process may wait for a node that is still to come
+        if count > max(1, most):
+            what = "accelerators" if resource == "GPU" else "cores"
+            raise NoCluster(f"runs of {count} processes need a node with as many {what}; the largest has {most:g}")
+
+
+def _places(ray: Any, resource: str, processes: int) -> int:
     """Runs that the cluster as it is now can carry out at a time; at least 1, as nodes may still come."""
-    return max(1, int(ray.cluster_resources().get("GPU" if device.startswith("cuda") else "CPU", 1)))
+    return max(1, int(ray.cluster_resources().get(resource, 1)) // processes)
 
 
 def _memory(ray: Any) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from repro.records import CannotStore, Record, Store
 from repro.runner.outcome import Outcome
-from repro.runner.plan import BadRequest, Run
+from repro.runner.plan import Run
 from repro.runner.progress import Progress, Silent
 from repro.runner.reserve import Reservations
 from repro.runner.worker import ONE_THREAD, carry_out, forget, over_memory, over_time, record_of, serve
@@ -81,8 +81,8 @@ def execute(
     Several runners may work on one store: a run that another has in hand is waited for, and taken over when that
     runner is gone.
 
-    Raises BadRequest for what only the local executor does (several processes for a run, checkpoints), NoCluster when
-    there is no Ray, or no cluster at the address, CannotStore when records cannot be written.
+    Raises NoCluster when there is no Ray, no cluster at the address, or no node for a run of several processes;
+    CannotStore when records cannot be written.
     """
     clock = time.monotonic()
     show = progress or Silent()
@@ -94,8 +94,6 @@ def execute(
     if todo:
         store.check()
     if executor == "ray":
-        if any(run.processes > 1 or run.checkpoint is not None for run in runs):
-            raise BadRequest("several processes for a run, and checkpoints, need the local executor")
         from repro.runner.cluster import Cluster
 
         count = workers or 0

@@ -79,7 +79,7 @@ def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]
     """
     import ray
 
-    from repro.runner.worker import carry_out, throttled
+    from repro.runner.worker import carry_out, forget, throttled
 
     if sys.version_info[:2] != tuple(python):
         here = ".".join(map(str, sys.version_info[:2]))
@@ -96,6 +96,7 @@ def task(run: Run, attempt: int, board: Any, shelf: Any, python: tuple[int, int]
     before = set(shelved(cache_dir()))
     with _watch(run, last_words):
         record = carry_out(run, progress)
+    forget(run, record)
     with contextlib.suppress(ray.exceptions.RayError):
         put_up(shelf, before)
     return record.to_json()
@@ -112,7 +113,8 @@ def wait_for(reference: Any, seconds: float | None = None) -> Any:
 
 @contextlib.contextmanager
 def _watch(run: Run, last_words: Any) -> Iterator[None]:
-    """End this process when the run takes more time or memory than it may, after saying why."""
+    """End this process, and with it those that share the run, when it takes more time or memory than it may, after
+    saying why."""
     from repro.runner.execute import resident
     from repro.runner.worker import over_memory, over_time
 
@@ -121,10 +123,10 @@ def _watch(run: Run, last_words: Any) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(WATCH):
-            used = resident(os.getpid())
+            used = resident(os.getpid(), family=run.processes > 1)
             if time.monotonic() - began > run.time_limit:
                 last_words(*over_time(run))
-            elif used > max(run.memory_limit, before):
+            elif used > max(run.memory, before):
                 last_words(*over_memory(run, used))
             else:
                 continue

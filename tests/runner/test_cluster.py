@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import threading
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from repro.bench import sleeping
@@ -51,10 +53,11 @@ def address():
 def carry_out(tmp_path, address, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
 
-    def carry(todo, **more):
+    def carry(todo, more=()):
         cluster = Cluster(
-            Reservations(Store(tmp_path / "store")), Silent(), address, environment={"PYTHONPATH": str(ROOT)}, **more
-        )
+            Reservations(Store(tmp_path / "store")), Silent(), address,
+            environment={"PYTHONPATH": str(ROOT), **dict(more)},
+        )  # fmt: skip
         return sorted(cluster.carry_out(todo), key=lambda r: r.seed)
 
     return carry
@@ -108,6 +111,51 @@ def test_runs_that_go_wrong_are_recorded_and_the_others_go_on(carry_out, tmp_pat
     assert {r.key: r.status for r in Store(tmp_path / "store").load().records} == {
         key: record.status for key, record in records.items()
     }
+
+
+def test_processes_share_a_run_on_one_node(carry_out, tmp_path):
+    from tests.runner.test_spread import runs as trainings
+
+    todo = trainings("trains", seeds=2, processes=2)
+    (here,) = execute(todo[:1], Store(tmp_path / "here"), workers=1).records
+    there = carry_out(todo)
+    assert [r.status for r in there] == ["ok", "ok"], [r.error for r in there]
+    assert there[0].results == here.results
+    assert there[0].environment["hardware"]["processes"] == 2
+
+
+def test_what_no_node_can_hold_is_said_and_not_waited_for(carry_out):
+    todo = [replace(run, processes=3) for run in runs("fine", 2)]
+    with pytest.raises(NoCluster, match="runs of 3 processes need a node with as many cores; the largest has 2"):
+        carry_out(todo)
+
+
+def test_a_killed_training_is_taken_up_on_its_node(carry_out, tmp_path, monkeypatch):
+    from repro.runner.worker import kept
+    from tests.runner.test_spread import runs as trainings
+
+    (whole,) = execute(trainings("trains_slowly"), Store(tmp_path / "whole"), workers=0).records
+    (run,) = trainings("trains_slowly", checkpoint=4)
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
+    found = []
+
+    def kill():
+        until = time.monotonic() + 120
+        while not list(kept(run).glob("*/000000008")) and time.monotonic() < until:
+            time.sleep(0.02)
+        for process in psutil.process_iter(["cmdline"]):
+            if process.info["cmdline"] and process.info["cmdline"][0] == f"ray::{run.label}":
+                found.append(process.pid)
+                process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    (again,) = carry_out([run], more={"PAUSE": "0.1"})
+    killer.join()
+    assert len(found) == 1
+    assert again.provenance["resumed"][0] >= 8
+    assert again.results == whole.results
+    assert not kept(run).exists()
 
 
 def test_base_models_travel_between_nodes(tmp_path, address, monkeypatch):

@@ -102,19 +102,11 @@ def test_bad_flags(capsys):
         (["--strategy", "ddp"], "needs --processes above 1"),
         (["--processes", "2", "--strategy", "fdsp"], "did you mean fsdp"),
         (["--checkpoint", "-1"], "--checkpoint must be 0 or above"),
-        (["--processes", "2", "--executor", "ray"], "--processes needs --executor local"),
-        (["--checkpoint", "0", "--executor", "ray"], "--checkpoint needs --executor local"),
     ]:
         assert main(["run", "coe", "--scale", "smoke", *flags]) == 2
         assert words in capsys.readouterr().err
     assert main(["run", "memo", "--scale", "smoke", "--processes", "2"]) == 2
     assert "cannot be shared between processes" in capsys.readouterr().err
-
-
-def test_a_cluster_carries_out_each_run_in_one_process(tmp_path):
-    for changes in ({"processes": 2}, {"checkpoint": 0}):
-        with pytest.raises(BadRequest, match="need the local executor"):
-            execute(runs("trains", **changes), Store(tmp_path), executor="ray")
 
 
 def test_memory_is_that_of_the_whole_family():
