@@ -186,7 +186,7 @@ class Cluster:
         looked, before, found = self.seen
         now, kind = time.monotonic(), (_resource(run), self.most)
         if before != kind or now - looked > LOOK:
-            found = self.slots or _places(ray, *kind), _memory(ray)
+            found = self.slots or _places(ray, *kind), _memory(ray, *kind)
             self.seen = now, kind, found
         return found
 
@@ -316,6 +316,9 @@ def _places(ray: Any, resource: str, processes: int) -> int:
     return max(1, int(ray.cluster_resources().get(resource, 1)) // processes)
 
 
-def _memory(ray: Any) -> int:
-    """Bytes of the node that has most of it: a run that may use more than any node has would wait for ever."""
-    return int(max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0))
+def _memory(ray: Any, resource: str, processes: int) -> int:
+    """Bytes of the node that has most of them, of those that can hold a run at all: a run that may use more than any
+    has would wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    able = [each for each in nodes if each.get(resource, 0) >= processes]
+    return int(max((each.get("memory", 0) for each in able or nodes), default=0))
