@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from papers.global_lbl.method import Balance
+from papers.global_lbl.experiment import Kept
+from papers.global_lbl.method import Balance, BalancedMoE, synchronised
 from papers.global_lbl.model import GlobalLBLConfig, GlobalLBLForCausalLM
 from repro.data.base import Batch
 from repro.training.fit import batch_loss
@@ -43,6 +44,18 @@ def step(model: GlobalLBLForCausalLM, batch: Batch) -> dict[str, torch.Tensor]:
 def train_step(scope: str) -> dict[str, torch.Tensor]:
     """This process's share of the rows, through the whole model."""
     return step(tiny(balance_scope=scope), mine(rows(), dist.get_rank(), dist.get_world_size()))
+
+
+def kept_loads() -> tuple[torch.Tensor, torch.Tensor]:
+    """The loads of all processes, before they are kept and in other models that take them up."""
+    model, other = (tiny(gating="sigmoid", balance_scope="global") for _ in range(2))
+    batch_loss(model, mine(rows(), dist.get_rank(), dist.get_world_size()))
+    Kept(other).load_state_dict(Kept(model).state_dict())
+    found = []
+    for each in (model, other):
+        layer = next(m for m in each.modules() if isinstance(m, BalancedMoE))
+        found.append(synchronised(torch.cat(layer.loads).sum(0)))
+    return found[0], found[1]
 
 
 def buffered_counts() -> torch.Tensor:

@@ -263,6 +263,13 @@ def test_two_processes_share_a_buffer():
         assert counts.tolist() == [[2, 2, 2, 2]]
 
 
+@pytest.mark.slow
+def test_loads_of_two_processes_are_taken_up_once():
+    for before, after in launch(processes.kept_loads, 2):
+        assert before.sum() > 0
+        assert after.tolist() == before.tolist()
+
+
 def test_without_processes_counts_stay_as_they_are():
     counts = torch.tensor([[1, 2]])
     assert synchronised(counts) is counts

@@ -67,15 +67,23 @@ def test_it_is_repeatable(data):
 
 
 def test_a_watch_of_which_nothing_is_said_cannot_be_kept(data, tmp_path):
-    def kept(**options):
+    def kept(name, **options):
+        keep = Checkpoints(tmp_path / name)
         return finetune(
-            made(), data, Optimisation(1e-2, 2), Context(0, keep=Checkpoints(tmp_path)), batch=4, eval_batches=2,
-            evaluations=1, **options,
-        )  # fmt: skip
+            made(),
+            data,
+            Optimisation(1e-2, 2),
+            Context(0, keep=keep),
+            batch=4,
+            eval_batches=2,
+            evaluations=1,
+            **options,
+        )
 
     with pytest.raises(CannotKeep):
-        kept(watch=lambda step: None)
-    assert kept(watch=lambda step: None, stateful={}).outcome.metrics == kept().outcome.metrics
+        kept("unsaid", watch=lambda step: None)
+    assert kept("said", watch=lambda step: None, stateful={}).outcome.metrics == kept("none").outcome.metrics
+    assert list((tmp_path / "said").glob("training-0/000000002"))
 
 
 class Alternating:
