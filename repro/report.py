@@ -319,9 +319,14 @@ def with_unit(text: str, unit: str) -> str:
 
 
 def interval_text(interval: Interval | None, unit: str = "") -> str:
-    """``+19.3 % [+15.1, +23.5]``, to two digits of the interval's half-width; the mean alone without an interval."""
+    """``+19.3 % [+15.1, +23.5]``, to two digits of the interval's half-width; the mean alone without an interval.
+
+    ``no value`` where the mean is nan: a run ended well but lacks the figure (a level that was never reached).
+    """
     if interval is None:
         return ""
+    if math.isnan(interval.mean):
+        return "no value"
     half = (interval.high - interval.low) / 2
     if not math.isfinite(half):
         return with_unit(signed(interval.mean), unit)

@@ -260,6 +260,8 @@ def _compare(
         return _finding(claim, comparison, setting, scale, "inconclusive", reason, effect=effect, **common)
     unfair = [a for a in common.get("audit", ()) if not a.ok]
     failed = [] if twin else [p for p in comparison.preconditions if not _holds(p, setting, seeds, bench)]
+    blank = [f"{a} seed {s}" for a, s in cells if not math.isfinite(bench.value(setting, a, s, comparison.metric))]
+    without = [f"{comparison.metric} is not finite: {', '.join(blank)}"] if blank else []
 
     if isinstance(comparison, Ordering):
         verdict, reason = _order(comparison, setting, seeds, bench)
@@ -272,9 +274,11 @@ def _compare(
         # against a published effect on the wrong side of zero a ratio would read as agreement
         if published is not None and published.effect is not None and published.effect > 0:
             ratio = effect.mean / published.effect
+    if without:
+        reason = without[0]
     if failed:
         verdict, settle = "inconclusive", None
-        reason = "precondition not met: " + "; ".join(p.title for p in failed)
+        reason = "; ".join(["precondition not met: " + "; ".join(p.title for p in failed), *without])
     if unfair:
         verdict, settle = "unfair", None
         reason = "arms not matched: " + "; ".join(

@@ -181,6 +181,18 @@ def test_a_failed_precondition_withholds_the_verdict_and_is_named(paper_of, reco
     assert "the teacher beats chance" in missed.reason
 
 
+def test_a_run_that_ended_well_but_lacks_the_metric_is_named(paper_of, records_of):
+    condition = Precondition("the teacher beats chance", {"c": 1.0}, "loss", offset=-1.0)
+    arms = {"a": [3.0, math.nan, 3.2], "b": [1.0, 1.0, math.nan]}
+    found = finding(judge(paper_of(contrast()), records_of(arms), "laptop"))
+    assert (found.verdict, found.reason) == ("inconclusive", "loss is not finite: a seed 1, b seed 2")
+    paper = paper_of(contrast(preconditions=(condition,)))
+    both = finding(judge(paper, records_of({**arms, "c": [0.9, 1.0, 1.1]}), "laptop"))
+    assert both.reason == "precondition not met: the teacher beats chance; loss is not finite: a seed 1, b seed 2"
+    order = finding(judge(paper_of(Ordering("o", "", ("b", "a"), "loss")), records_of(arms), "laptop"))
+    assert (order.verdict, order.reason) == ("inconclusive", "loss is not finite: b seed 2, a seed 1")
+
+
 def test_settings_are_never_pooled(paper_of, records_of):
     paper = paper_of(contrast(), settings=("s", "t", "u"))
     records = records_of({"a": [3.0, 3.1, 3.2], "b": [1.0, 1.0, 1.1]}, setting="s")

@@ -154,7 +154,7 @@ def test_numbers(value, text):
         (Interval(-0.0207, -1.81, 1.77, 3, 1.0), "0.0 % [-1.8, +1.8]"),
         (Interval(0.00123, 0.00101, 0.00145, 3, 1.0), "+0.00123 % [+0.00101, +0.00145]"),
         (Interval(2.0, math.nan, math.nan, 1, math.nan), "+2 %"),
-        (Interval(math.nan, math.nan, math.nan, 2, math.nan), "nan %"),
+        (Interval(math.nan, math.nan, math.nan, 2, math.nan), "no value"),
     ],
 )
 def test_intervals_keep_the_digits_that_they_warrant(interval, text):
