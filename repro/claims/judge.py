@@ -243,11 +243,17 @@ def _compare(
         seeds = tuple(s for s in seeds if s < PLACEBO_SHIFT)
     common["seeds"] = seeds
     common["records"] = tuple(bench.cells[setting, a, s].key for a in arms for s in seeds)
+    # an arm that only a precondition names may lack the metric
+    relative_to = comparison.relative_to if isinstance(comparison, Contrast) else None
+    measured = arms if twin is not None else tuple(a for a in arms if a in comparison.compared or a == relative_to)
+    seen = {a: [bench.value(setting, a, s, comparison.metric) for s in seeds] for a in arms}
     common["arms"] = {
-        a: mean_interval([bench.value(setting, a, s, comparison.metric) for s in seeds], bootstrap=False) for a in arms
+        a: mean_interval(v, bootstrap=False)
+        for a, v in seen.items()
+        if a in measured or any(math.isfinite(x) for x in v)
     }
-    read = seeds if twin is None else (*seeds, *(s + PLACEBO_SHIFT for s in seeds))
-    cells = {(a, s): bench.cells[setting, a, s].status for a in arms for s in read}
+    tried = seeds if twin is None else (*seeds, *(s + PLACEBO_SHIFT for s in seeds))
+    cells = {(a, s): bench.cells[setting, a, s].status for a in arms for s in tried}
     lost = [f"{a} seed {s}: {status}" for (a, s), status in cells.items() if status != "ok"]
     if twin is None:
         common["audit"] = _audit(comparison.matched, comparison.compared, setting, seeds, bench)
@@ -260,7 +266,11 @@ def _compare(
         return _finding(claim, comparison, setting, scale, "inconclusive", reason, effect=effect, **common)
     unfair = [a for a in common.get("audit", ()) if not a.ok]
     failed = [] if twin else [p for p in comparison.preconditions if not _holds(p, setting, seeds, bench)]
-    blank = [f"{a} seed {s}" for a, s in cells if not math.isfinite(bench.value(setting, a, s, comparison.metric))]
+    blank = [
+        f"{a} seed {s}"
+        for a, s in cells
+        if a in measured and not math.isfinite(bench.value(setting, a, s, comparison.metric))
+    ]
     without = [f"{comparison.metric} is not finite: {', '.join(blank)}"] if blank else []
 
     if isinstance(comparison, Ordering):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -189,6 +190,12 @@ def test_a_run_that_ended_well_but_lacks_the_metric_is_named(paper_of, records_o
     paper = paper_of(contrast(preconditions=(condition,)))
     both = finding(judge(paper, records_of({**arms, "c": [0.9, 1.0, 1.1]}), "laptop"))
     assert both.reason == "precondition not met: the teacher beats chance; loss is not finite: a seed 1, b seed 2"
+    other = replace(condition, metric="accuracy", terms={"c": 1.0}, offset=-0.5)
+    whole = {"a": [3.0, 3.1, 3.2], "b": [1.0, 1.0, 1.1]}
+    asked = records_of(whole) + records_of({"c": [0.80, 0.81, 0.82]}, metric="accuracy")
+    held = finding(judge(paper_of(contrast(preconditions=(other,))), asked, "laptop"))
+    assert held.verdict == "reproduced"  # an arm that only a precondition reads need not have the metric
+    assert set(held.arms) == {"a", "b"}
     order = finding(judge(paper_of(Ordering("o", "", ("b", "a"), "loss")), records_of(arms), "laptop"))
     assert (order.verdict, order.reason) == ("inconclusive", "loss is not finite: b seed 2, a seed 1")
 
