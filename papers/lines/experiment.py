@@ -10,7 +10,7 @@ from typing import Any
 
 from papers.lines.method import ALPHAS, GRIDS, choose_alpha, lines, lines_merged, merge_alpha
 from papers.lines.paper import Config
-from repro.evaluation.merging import at_target, normalised, recovered, search
+from repro.evaluation.merging import lead, normalised, recovered, search
 from repro.models.task_vectors import (
     State,
     Vector,
@@ -25,8 +25,6 @@ from repro.models.task_vectors import (
 from repro.runner import Context, Outcome
 from repro.training.merge_bench import BenchSpec, merge_bench
 
-#: Accuracy on the target task, in percent of the fine-tuned model's, at which ways to forget less are compared.
-LEVELS = (99, 97)
 #: How much of its target accuracy an edited model may lose, in percent of the fine-tuned model's.
 MAY_LOSE = 1.0
 
@@ -152,33 +150,39 @@ def merge(config: Config, bench: Any, vectors: list[Vector]) -> tuple[Vector, in
 
 def single(config: Config, context: Context, bench: Any, vectors: list[Vector]) -> Outcome:
     """Edit each fine-tuned model; its own task is the target, all others are control tasks."""
+    splits = {"validation": ("validation", 0), "test": ("test", 0), "curve": ("test", config.curve_images)}
     tuned = {
-        split: [bench.accuracy(s, t, split) for t, s in enumerate(bench.tuned)] for split in ("validation", "test")
+        name: [bench.accuracy(s, t, split, limit) for t, s in enumerate(bench.tuned)]
+        for name, (split, limit) in splits.items()
     }
-    zero = {split: bench.accuracies(bench.base, split) for split in ("validation", "test")}
+    zero = {name: bench.accuracies(bench.base, split, limit) for name, (split, limit) in splits.items()}
     tasks = range(len(vectors))
 
-    def model(task: int, alpha: float) -> State:
-        if config.scaling == "plain":
+    def model(task: int, alpha: float, scaling: str = config.scaling) -> State:
+        if scaling == "plain":
             return apply(bench.base, vectors[task], alpha)
         return apply(bench.base, lines(vectors[task], alpha, schedule=config.schedule, seed=context.seed))
 
-    def pair(state: State, task: int, split: str, limit: int = 0) -> tuple[float, float]:
-        """Target accuracy over the fine-tuned model's, control accuracy over the pretrained model's; percent."""
-        found = bench.accuracies(state, split, limit)
+    def pair(state: State, task: int, name: str) -> tuple[float, float]:
+        """Target accuracy over the fine-tuned model's, control accuracy over the pretrained model's, all on the same
+        images; percent."""
+        found = bench.accuracies(state, *splits[name])
         others = [t for t in tasks if t != task]
-        target = 100 * found[task] / tuned[split][task]
-        return target, normalised([found[t] for t in others], [zero[split][t] for t in others])
+        target = 100 * found[task] / tuned[name][task]
+        return target, normalised([found[t] for t in others], [zero[name][t] for t in others])
 
     chosen: list[float] = []
     results: dict[str, list[tuple[float, float]]] = {"tuned": [], "chosen": [], "kept": []}
     curve: dict[float, list[tuple[float, float]]] = {alpha: [] for alpha in ALPHAS}
+    plain: dict[float, list[tuple[float, float]]] = {alpha: [] for alpha in ALPHAS}
     for task in tasks:
         scores = {}
         for alpha in ALPHAS:
             state = model(task, alpha)
             scores[alpha] = pair(state, task, "validation")
-            curve[alpha].append(pair(state, task, "test", config.curve_images))
+            curve[alpha].append(pair(state, task, "curve"))
+            alike = state if config.scaling == "plain" else model(task, alpha, "plain")
+            plain[alpha].append(curve[alpha][-1] if alike is state else pair(alike, task, "curve"))
         allowed = {alpha: s[1] for alpha, s in scores.items() if s[0] >= 100 - MAY_LOSE} or {1.0: 0.0}
         picks = {
             "tuned": 1.0,
@@ -191,7 +195,10 @@ def single(config: Config, context: Context, bench: Any, vectors: list[Vector]) 
             results[name].append(found[alpha])
         context.progress(task + 1, len(vectors), None)
     target, control = ({n: fmean(p[i] for p in pairs) for n, pairs in results.items()} for i in (0, 1))
-    points = {alpha: (fmean(p[0] for p in ps), fmean(p[1] for p in ps)) for alpha, ps in curve.items()}
+    points, uniform = (
+        {alpha: (fmean(p[0] for p in ps), fmean(p[1] for p in ps)) for alpha, ps in found.items()}
+        for found in (curve, plain)
+    )
     outcome = Outcome()
     outcome.metrics = {
         "error": 100 - (config.weight * target["chosen"] + control["chosen"]) / (config.weight + 1),
@@ -207,7 +214,7 @@ def single(config: Config, context: Context, bench: Any, vectors: list[Vector]) 
         "coefficient": fmean(chosen),
         "evaluations": float(len(ALPHAS)),
         "zero_shot": normalised(zero["test"], tuned["test"]),
-        **{f"control_at_{level}": at_target(list(points.values()), level) for level in LEVELS},
+        "over_uniform": lead([p for alpha, p in points.items() if alpha < 1], list(uniform.values())),
     }
     outcome.tables = {"alphas": chosen, "pairs": {name: [list(p) for p in pairs] for name, pairs in results.items()}}
     outcome.curves = {

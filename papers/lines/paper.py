@@ -136,7 +136,6 @@ SHALLOW = Precondition(
     "without the first block's update, target accuracy falls by more than ten points", {"single-lines": -1.0},
     "target_at_zero", 90.0,
 )  # fmt: skip
-FORGETS_TOO = Precondition(FORGETS.title, {"single-uniform": 1.0}, "forgotten", -1.0)
 
 
 def gain(
@@ -151,20 +150,20 @@ def gain(
     )  # fmt: skip
 
 
-def more_control(
-    name: str, title: str, method: str, baseline: str, level: int, settings: tuple[str, ...] = MAIN,
-    role: Any = "secondary",
-) -> Contrast:  # fmt: skip
-    """Control accuracy of two ways to forget less where both have ``level`` percent of the target accuracy."""
+def more_control(name: str, title: str, terms: dict[str, float], role: Any = "secondary") -> Contrast:
+    """Control accuracy beyond that of scaling all layers alike, where both have the same target accuracy."""
     return Contrast(
-        f"{name}-{level}", f"{title}, at {level} % of the target accuracy", {method: 1.0, baseline: -1.0},
-        f"control_at_{level}", Superiority(), settings, matched=EQUAL, preconditions=(FORGETS_TOO,), role=role,
-        unit=POINTS,
+        name, f"{title}, at equal target accuracy, mean over alpha", terms, "over_uniform", Superiority(), MAIN,
+        matched=EQUAL, preconditions=(FORGETS,), role=role, unit=POINTS,
     )  # fmt: skip
 
 
 REVIEWS = "reviews that quote the paper's tables"
 CODE = "released code"
+EUROSAT = Published(
+    "target EuroSAT, alpha = 0.1: target 99.87 -> 98.70; seven controls over zero-shot 73.2 % -> 99.9 %",
+    f"{CODE}, notebook",
+)
 CLAIMS = (
     Claim(
         "C1",
@@ -197,7 +196,7 @@ CLAIMS = (
             Contrast(
                 "target-tradeoff", "target accuracy at that alpha, minus the fine-tuned model's", {"single-lines": 1.0},
                 "target", NonInferiority(1.0), MAIN, offset=-100.0, preconditions=(FORGETS,), role="secondary",
-                unit=" %", published=Published("EuroSAT, alpha = 0.1: 99.87 -> 98.70", f"{CODE}, notebook"),
+                unit=" %", published=EUROSAT,
             ),
             Contrast(
                 "deep", "target accuracy without the first block's update (alpha = 0), minus 95 % of the fine-tuned "
@@ -205,29 +204,23 @@ CLAIMS = (
                 offset=-95.0, preconditions=(FORGETS,), role="secondary", unit=" %",
                 published=Published("no figure; the reason that the paper gives", REVIEWS),
             ),
-            *(
-                more_control("uniform", "the stronger test: LiNeS minus scaling all layers alike", "single-lines",
-                             "single-uniform", level)
-                for level in (99, 97)
+            Contrast(
+                "back-uniform", "share of the control loss that is back, LiNeS minus scaling all layers alike, each at "
+                "its best alpha that keeps the target within 1 % on validation",
+                {"single-lines": 1.0, "single-uniform": -1.0}, "recovered_kept", Superiority(), MAIN, matched=EQUAL,
+                preconditions=(FORGETS,), role="secondary", unit=" % of the loss",
             ),
+            more_control("uniform", "the stronger test: LiNeS minus scaling all layers alike", {"single-lines": 1.0}),
             Contrast(
                 "back-reversed", "negative control: share of the control loss that is back when the factor falls with "
                 "depth, minus one half", {"single-reversed": 1.0}, "recovered_kept", Superiority(), MAIN, offset=-50.0,
                 preconditions=(FORGETS,), role="control", unit=" % of the loss",
                 published=Published("none", "the paper as quoted by reviews has no reversed schedule"),
             ),
-            more_control("direction", "growing with depth minus falling with depth", "single-lines",
-                         "single-reversed", 99),
-            *(
-                more_control("reversed", "negative control: falling with depth minus all layers alike",
-                             "single-reversed", "single-uniform", level, role="control")
-                for level in (99, 97)
-            ),
-            *(
-                more_control("styles", "negative control, tasks that need the first layers: LiNeS minus all layers "
-                             "alike", "single-lines", "single-uniform", level, ("styles",), "control")
-                for level in (99, 97)
-            ),
+            more_control("direction", "growing with depth minus falling with depth",
+                         {"single-lines": 1.0, "single-reversed": -1.0}),
+            more_control("reversed", "negative control: falling with depth minus all layers alike",
+                         {"single-reversed": 1.0}, "control"),
         ),
     ),
     Claim(
@@ -252,8 +245,6 @@ CLAIMS = (
                  ("classes",), role="secondary"),
             gain("permuted", "growing with depth minus the same factors in random order", "ta-lines", "ta-permuted",
                  ("classes",), role="secondary"),
-            gain("reversed", "negative control: falling with depth minus all layers alike", "ta-reversed", "ta",
-                 role="control"),
             gain("styles", "negative control, tasks that need the first layers: with LiNeS minus without", "ta-lines",
                  "ta", ("styles",), role="control", conditions=(GAP, APART, SHALLOW)),
             gain("styles-reversed", "on those tasks: falling with depth minus growing", "ta-reversed", "ta-lines",
@@ -326,7 +317,7 @@ CLAIMS = (
     ),
 )  # fmt: skip
 
-STYLE_ARMS = ("ta", "ta-lines", "ta-reversed", "single-lines", "single-uniform")
+STYLE_ARMS = ("ta", "ta-lines", "ta-reversed", "single-lines")
 CLIP_ARMS = (
     "ta", "ta-lines", "ta-reversed", "ties", "ties-lines", "consensus", "consensus-lines", "single-lines",
     "single-uniform", "single-reversed",
@@ -351,7 +342,8 @@ METRICS = {
     "target_at_zero": "target accuracy at alpha = 0 over the fine-tuned model's, percent",
     "recovered": "percent of what fine-tuning cost on control tasks that is back, alpha as in the released code",
     "recovered_kept": "the same, alpha with the best control accuracy that keeps the target within 1 %",
-    **{f"control_at_{level}": f"control accuracy where the target has {level} % of its accuracy" for level in (99, 97)},
+    "over_uniform": "control accuracy minus that of scaling all layers alike at the same target accuracy, mean over "
+    "alpha below 1; points that the latter's curve does not reach are left out",
 }
 
 PAPER = Paper(
@@ -417,7 +409,8 @@ PAPER = Paper(
         "Reversed, permuted and quadratic schedules, scaling all layers alike, a finer grid for the baseline, and "
         "tasks that need the first layers are added.",
         "The published scale uses towers fine-tuned by FusionBench and heads of plain class names, not the authors' "
-        "checkpoints, which are pickled objects of another library.",
+        "checkpoints, which are pickled objects of another library. Its validation images are from the training splits, "
+        "which the towers have seen.",
     ),
     primary_metric="error",
     metrics=METRICS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
@@ -37,19 +38,26 @@ def recovered(control: float, tuned: float, pretrained: float) -> float:
 
 def at_target(curve: Sequence[tuple[float, float]], target: float) -> float:
     """Control accuracy that a family of models gives at a target accuracy, by linear interpolation of its (target,
-    control) points; the best where several of its segments pass there. Beyond its ends: that of the point with the
-    nearest target. Raises ValueError for an empty curve."""
-    points = sorted(curve)
-    if not points:
+    control) points; points of equal target count with their mean. nan beyond the ends: a family that keeps 98 % at the
+    least has no control accuracy at 97 %. Raises ValueError for an empty curve."""
+    if not curve:
         raise ValueError("an empty curve")
-    crossed = [
-        a[1] + (b[1] - a[1]) * (target - a[0]) / (b[0] - a[0])
-        for a, b in pairwise(points)
-        if a[0] <= target <= b[0] and a[0] < b[0]
-    ]
-    if crossed:
-        return max(crossed)
-    return max(points, key=lambda p: (-abs(p[0] - target), p[1]))[1]
+    found: dict[float, list[float]] = {}
+    for at, control in curve:
+        found.setdefault(at, []).append(control)
+    points = [(at, fmean(controls)) for at, controls in sorted(found.items())]
+    for (low, below), (high, above) in pairwise(points):
+        if low <= target <= high:
+            return below + (above - below) * (target - low) / (high - low)
+    return points[0][1] if points[0][0] == target else math.nan
+
+
+def lead(curve: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> float:
+    """Mean over a family's (target, control) points of its control accuracy minus that of another family at the same
+    target accuracy (`at_target`). Points where the other family has none are left out; nan when that is all of them."""
+    gaps = [control - at_target(other, target) for target, control in curve]
+    known = [gap for gap in gaps if math.isfinite(gap)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def search(coefficients: Sequence[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:

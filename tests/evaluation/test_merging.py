@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from repro.evaluation.merging import at_target, best, normalised, recovered, search
+from repro.evaluation.merging import at_target, best, lead, normalised, recovered, search
 
 
 def test_normalised_is_the_mean_ratio():
@@ -33,12 +35,24 @@ def test_recovered_is_a_share_of_the_loss():
         recovered(0.5, 0.6, 0.6)
 
 
-def test_at_target_interpolates_and_stays_within():
+def test_at_target_interpolates_and_knows_nothing_beyond_the_ends():
     curve = [(100.0, 70.0), (98.0, 90.0), (90.0, 95.0)]
     assert at_target(curve, 99.0) == pytest.approx(80)
     assert at_target(curve, 98.0) == pytest.approx(90)
-    assert at_target(curve, 85.0) == 95
-    assert at_target(curve, 101.0) == 70
+    assert at_target(curve, 90.0) == 95
+    assert math.isnan(at_target(curve, 85.0))
+    assert math.isnan(at_target(curve, 101.0))
+    assert at_target([(99.0, 60.0), (99.0, 80.0)], 99.0) == 70
     assert at_target([(100.0, 70.0), (99.0, 60.0), (100.5, 90.0)], 100.2) == pytest.approx(78)
     with pytest.raises(ValueError, match="empty"):
         at_target([], 99.0)
+
+
+def test_a_lead_is_taken_where_both_families_are():
+    other = [(100.0, 70.0), (98.0, 90.0)]
+    assert lead(other, other) == 0
+    ties = [(100.0, 70.0), (98.0, 90.0), (98.0, 80.0), (95.0, 85.0)]
+    assert lead(ties, ties) == pytest.approx(0)
+    assert lead([(99.0, 85.0), (98.5, 86.0)], other) == pytest.approx((5 + 1) / 2)
+    assert lead([(99.0, 85.0), (97.0, 99.0)], other) == pytest.approx(5)  # at 97 the other has nothing
+    assert math.isnan(lead([(97.0, 99.0)], other))

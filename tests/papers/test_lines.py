@@ -41,6 +41,7 @@ from papers.lines.method import (
     tradeoff,
 )
 from papers.lines.paper import PAPER, Config
+from repro.evaluation.merging import lead
 from repro.models.task_vectors import apply, task_vector, ties, total
 from repro.models.vit import ViT
 from repro.models.vit import ViTConfig as OwnConfig
@@ -292,6 +293,20 @@ def test_alpha_one_and_zero_are_the_models_themselves(outcomes):
     control = outcomes["single-uniform"].curves["control_by_alpha"]
     assert control["x"][-1] == 0
     assert math.isfinite(control["y"][-1])
+
+
+def test_ways_to_forget_less_are_compared_on_the_same_images_at_the_same_target_accuracy(outcomes):
+    uniform, edited = outcomes["single-uniform"], outcomes["single-lines"]
+    assert uniform.curves["target_by_alpha"]["y"][0] == 100  # over the fine-tuned models' on the images of the curve
+    assert uniform.metrics["over_uniform"] == pytest.approx(0)
+    points, alike = (
+        list(zip(o.curves["target_by_alpha"]["y"], o.curves["control_by_alpha"]["y"], strict=True))
+        for o in (edited, uniform)
+    )
+    assert points[0] == alike[0]
+    expected = lead(points[1:], alike)
+    measured = edited.metrics["over_uniform"]
+    assert measured == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.fixture(scope="module")
