@@ -257,7 +257,8 @@ CLAIMS = (
                 unit=" %",
             ),
             Contrast(
-                "beyond-random", "weight of author - paper - venue minus what it is where venues are drawn at random",
+                "beyond-random", "weight of author - paper - venue minus what it is where venues are drawn at random "
+                "and the label is one step away, so that order 2 as a whole is left",
                 {"latte-2": 1.0, "latte-2-random": -1.0}, "beta_planted", Superiority(), OWN, matched=WIDTH,
                 preconditions=(REACHED,), role="secondary", unit=" %",
             ),
@@ -266,11 +267,13 @@ CLAIMS = (
                 "beta_margin", Superiority(), OWN, preconditions=(REACHED,), role="secondary", unit=" %",
             ),
             Contrast(
-                "random-venues", "negative control, venues drawn at random: weight of author - paper - venue minus "
-                "that of the next", {"latte-2": 1.0}, "beta_margin", Superiority(), ("papers",), preconditions=(FIRST,),
-                role="control", unit=" %",
+                "random-venues", "negative control, venues drawn at random and the label one step away: weight of "
+                "author - paper - venue minus that of the next", {"latte-2": 1.0}, "beta_margin", Superiority(),
+                ("papers",), preconditions=(FIRST,), role="control", unit=" %",
             ),
         ),
+        untested="No control takes the meaning of venues away and leaves the label two steps off: where venues are "
+        "drawn at random, self has most of the weight of order 2.",
     ),
     Claim(
         "C6",

@@ -285,15 +285,52 @@ def test_parameters_are_those_of_the_cut(outcomes):
     assert saved["memo-drawn"] == saved["memo-frozen"] == saved["idle"] == saved["memo"]
 
 
-def test_idle_blocks_do_not_learn():
-    from papers.memo.experiment import build
+def trained(arm, monkeypatch, **options):
+    """The network that an arm's experiment leaves after two tiny tasks, and its state when the last one began."""
+    from papers.memo import experiment
+    from repro.runner import Context
 
-    config = Config(**PAPER.resolve("textures", "idle", "smoke"))
-    net = build(config, "8:4", 3, 0)
-    net.begin_task(2)
-    before = copy.deepcopy(net.blocks[0].state_dict())
-    net.begin_task(2)
-    assert not torch.equal(net.blocks[1][0][0].conv1.weight, before["0.0.conv1.weight"])
+    config = Config(**PAPER.resolve("textures", arm, "smoke", {"points": "large", **options}))
+    start = []
+
+    class Seen(ExpandableNet):
+        def begin_task(self, new):
+            super().begin_task(new)
+            start.append((self, frozen(self)))
+
+    monkeypatch.setattr(experiment, "ExpandableNet", Seen)
+    stream = experiment.load(config, 0)
+    (plan,) = experiment.budget_plans(config, len(stream), (3, 16, 16), 0)
+    start.clear()  # planning builds networks too
+    experiment.learn(config, Context(seed=0), stream, plan, lambda *_: None)
+    return start[-1]
+
+
+def test_idle_blocks_do_not_learn(monkeypatch):
+    """Weights are drawn and stay, bit by bit, through a task; those of the shared part move."""
+    net, start = trained("idle", monkeypatch)
+    block = net.blocks[-1]
+    assert len(net.blocks) == 2
+    assert not torch.equal(block[0][0].conv1.weight, net.blocks[0][0][0].conv1.weight)
+    assert all(torch.equal(p, start[f"blocks.1.{name}"]) for name, p in block.named_parameters())
+    assert not all(torch.equal(p, start[f"generalised.{name}"]) for name, p in net.generalised.named_parameters())
+    net, start = trained("memo-drawn", monkeypatch)
+    assert not any(torch.equal(p, start[f"blocks.1.{name}"]) for name, p in net.blocks[-1].named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("arm", "align", "enlarge"),
+    [("memo", True, False), ("wa", True, False), ("der", True, False), ("memo-enlarged", True, True),
+     ("memo-no-align", False, False), ("wa-no-align", False, False), ("replay", False, False)],
+)  # fmt: skip
+def test_weight_alignment_is_done_where_an_arm_says_so(arm, align, enlarge, monkeypatch):
+    """A head whose new rows are too large is scaled after the last task of an arm with alignment, and only there."""
+    from papers.memo import method
+
+    asked = []
+    monkeypatch.setattr(method, "align_rows", lambda head, known, *, enlarge: asked.append((known, enlarge)) or 1.0)
+    net, _ = trained(arm, monkeypatch)
+    assert asked == ([(net.known, enlarge)] if align else [])
 
 
 def test_distillation_weighs_as_stated():

@@ -413,6 +413,30 @@ def test_arms_of_a_seed_share_data_and_are_matched_as_they_say(outcomes):
     assert outcomes["noprop"].metrics["first_block"] == table["alone_on_noise"][0]
 
 
+@pytest.mark.parametrize(
+    ("setting", "steps"),
+    [("digits", {"noprop": 1360, "noprop-fm": 1360, "ode-fm": 302, "ode-dt": 332, "bp-even": 302}),
+     ("worn-glyphs", {"noprop": 1880, "noprop-fm": 1880, "ode-fm": 588, "ode-dt": 627, "bp-even": 427})],
+)  # fmt: skip
+def test_arms_by_the_clock_are_shorter_by_the_ratio_of_their_steps(setting, steps):
+    from papers.noprop.experiment import length
+    from repro.data.registry import load_images
+    from repro.runner import Context
+
+    data, context = load_images(setting, seed=7), Context(seed=7)
+    for arm, expected in steps.items():
+        config = Config(**PAPER.resolve(setting, arm, "laptop"))
+        assert length(config, data, context, None) == expected, arm  # type: ignore[arg-type]
+
+
+def test_times_within_15_percent_are_asked_of_arms_that_were_set_to_them():
+    even = {
+        tuple(comparison.terms) for claim in PAPER.claims for comparison in claim.comparisons
+        if any(m.quantity == "train_s" and m.tolerance == 0.15 for m in getattr(comparison, "matched", ()))
+    }  # fmt: skip
+    assert even == {("noprop-fm", "ode-fm"), ("noprop", "ode-dt"), ("noprop", "bp-even")}
+
+
 def test_a_run_repeats_itself_to_the_last_digit(outcomes):
     from papers.noprop.experiment import run
     from repro.runner import Context
