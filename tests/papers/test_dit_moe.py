@@ -24,7 +24,7 @@ from papers.dit_moe.method import (
 )
 from papers.dit_moe.paper import PAPER, SIZES, Config, learning_rate
 from papers.dit_moe.published import DIT_XL, MODELS, accounting, active, latent_config, macs, on_meta
-from repro.models.diffusion import RectifiedFlow
+from repro.models.diffusion import RectifiedFlow, guided
 from repro.models.dispatch import WAYS
 from repro.models.dit import DiT, DiTConfig, initialise_dit, swiglu
 from repro.models.moe import SwiGLU, TopKRouter
@@ -409,6 +409,22 @@ def test_a_run_measures_what_the_claims_read(setting):
     assert wanted <= set(first.metrics)
     assert all(math.isfinite(v) for v in first.metrics.values())
     assert first.profile["train_samples"] == 3 * 16
+
+
+@pytest.mark.parametrize(("setting", "guided_channels"), [("digits", None), ("digits-ddpm", 1)])
+def test_guidance_leaves_the_learned_variance_alone(setting, guided_channels, monkeypatch):
+    """DiT's code guides the noise: of the two channels that a grey image's network gives under DDPM, the first."""
+    from papers.dit_moe import experiment
+
+    seen = []
+
+    def watched(model, none, scale, channels=None):
+        seen.append(channels)
+        return guided(model, none, scale, channels)
+
+    monkeypatch.setattr(experiment, "guided", watched)
+    experiment.run(small("moe", setting), Context(seed=5))
+    assert set(seen) == {guided_channels}
 
 
 def test_pictures_of_the_first_seed():

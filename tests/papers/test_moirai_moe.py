@@ -274,6 +274,19 @@ def test_arms_differ_in_what_they_should():
         build(config_of("cluster", gating="other"), data, context)
 
 
+def test_a_comparison_of_scores_asks_for_skill_in_that_score():
+    """Where the dense model is no better than the last season, being ahead of it says nothing."""
+    for claim in ("C1", "C2"):
+        for part in PAPER.claim(claim).comparisons:
+            if part.role != "control":
+                assert [(p.terms, p.metric) for p in part.preconditions] == [({"multi": -1.0}, part.metric)], part.name
+
+
+def test_a_plain_run_has_the_arms_that_controls_read():
+    for setting, arms in PAPER.presets["laptop"].arms.items():
+        assert set(arms) == set(PAPER.arms_in(setting)), setting
+
+
 def test_the_arm_of_one_projection_is_the_model_that_clusters_come_from():
     context = Context(0)
     one = run(config_of("single"), context)
