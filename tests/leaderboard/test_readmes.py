@@ -85,6 +85,8 @@ def test_a_row_of_the_findings_names_the_verdicts_of_its_intervals(paper):
         said = {v for v in VERDICTS if row and v in row[2]}
         if not row or not said:
             continue  # a table with a column for each setting says its verdicts in the text
+        known = {r.verdict for r in story.rows if r.claim == row[1]}
+        wrong += [f"line {n}: no row of {row[1]} is {v}" for v in sorted(said - known)]
         for s in shown(line):
             judged = verdicts_of(story, s.numbers, row[1])
             if judged and not judged & said:
