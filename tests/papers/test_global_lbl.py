@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
+import tomllib
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -424,6 +427,23 @@ def test_scopes_between_micro_and_global_are_two_and_four_micro_batches_at_every
         doublings = torch.tensor([found[arm] for arm in slope.terms]).log2()
         centred = doublings - doublings.mean()
         torch.testing.assert_close(-centred / centred.square().sum(), torch.tensor(list(slope.terms.values())))
+
+
+def test_entries_of_the_arena_have_the_best_rate_of_the_grid():
+    root = Path(__file__).parents[2]
+    lines = (root / "papers" / "global_lbl" / "tuning.jsonl").read_text().splitlines()
+    cells = [json.loads(line) for line in lines]
+    entries = tomllib.loads((root / "leaderboard" / "arenas" / "moe-lm.toml").read_text())["entries"]
+    found = {e["arm"]: e["setting"] for e in entries if e["paper"] == "global_lbl"}
+    assert set(found) == {"micro", "global"}
+    for arm, setting in found.items():
+        tried = {
+            c["options"]["lr"]: c["mean"] for c in cells
+            if (c["setting"], c["arm"], set(c["options"])) == ("moe-lm", arm, {"lr"})
+        }  # fmt: skip
+        best = min(tried, key=tried.__getitem__)
+        assert min(tried) < best < max(tried)
+        assert small(arm, setting).lr == best, arm
 
 
 def test_arms_of_a_seed_share_weights_and_do_the_same_work():
