@@ -80,7 +80,8 @@ ARMS = (
         {"gate": "token", "lr": 1e-2}, HUB_RATE),
     Arm("sequence", "gates per module, one set for a whole row", "baseline",
         {"gate": "sequence", "lr": 1e-2}, HUB_RATE),
-    Arm("prefix", "gates from the mean over the tokens so far", "ablation", {"gate": "prefix"}),
+    Arm("prefix", "gates from the mean over the tokens so far", "ablation",
+        {"gate": "prefix", "lr": 1e-2}, HUB_RATE),
     Arm("embedding", "gates from the token's input embedding", "ablation",
         {"gate": "embedding", "lr": 1e-2}, HUB_RATE),
     Arm("constant", "a learned mixture, the same for all tokens", "baseline",
@@ -241,11 +242,12 @@ CLAIMS = (
                  "token", "excess_spliced", MIXED, matched=TRAINED, role="secondary"),
             gain("own", "spliced rows: each piece's own adapter, told which, minus X-LoRA", "own", "x-lora",
                  "excess_spliced", MIXED, role="secondary"),
-            gain("pure", "negative control: the same where no row mixes domains, in training or test (second half), "
-                 f"beyond {NUISANCE} nats", "sequence", "x-lora", "excess_settled", matched=HEADS, role="control",
-                 offset=-NUISANCE),
-            gain("one-source", f"negative control, one source for all: the same, beyond {NUISANCE} nats", "sequence",
-                 "x-lora", "excess_spliced", CONTROL, matched=HEADS, role="control", offset=-NUISANCE, conditions=()),
+            gain("pure", "negative control, no row mixes domains, in training or test (second half): gates from the "
+                 f"mean over the tokens so far minus gates from the token, beyond {NUISANCE} nats", "prefix", "x-lora",
+                 "excess_settled", ("sources",), matched=HEADS, role="control", offset=-NUISANCE),
+            gain("one-source", "negative control, one source for all: one learned mixture for all tokens minus X-LoRA, "
+                 f"beyond {NUISANCE} nats", "constant", "x-lora", "excess_spliced", CONTROL, matched=HEADS,
+                 role="control", offset=-NUISANCE, conditions=()),
         ),
         untested="'Any' mixture that is one for the sequence cannot be tried: one that is trained to read the whole "
         "row, which sees what is still to come, stands for it.",
@@ -294,31 +296,35 @@ CLAIMS = (
         "behaviour",
         Published("shown as heat maps", "readme and model page; no figure"),
         (
+            gates("tokens", "share of the gates' variance that lies between tokens, beyond a tenth", -1.0,
+                  "module_variance", 90.0, unit=" %"),
+            gates("depth", "share that lies between modules, beyond a tenth", 1.0, "module_variance", -10.0, unit=" %"),
+            gates("collapse", "half minus the mean gate of the adapter that has most", -1.0, "largest_share", 0.5),
             gates("above", "entropy of the gates over log n, minus 0.05", 1.0, "gate_entropy", -0.05),
             gates("below", "0.95 minus that", -1.0, "gate_entropy", 0.95),
-            gates("depth", "share of the gates' variance that lies between modules, beyond a tenth", 1.0,
-                  "module_variance", -10.0, unit=" %"),
-            gates("tokens", "share that lies between tokens, beyond a tenth", -1.0, "module_variance", 90.0, unit=" %",
-                  role="secondary"),
-            gates("collapse", "half minus the mean gate of the adapter that has most", -1.0, "largest_share", 0.5,
-                  role="secondary"),
             Contrast("sharper", "entropy over log n before training minus after", {"untrained": 1.0, "x-lora": -1.0},
                      "gate_entropy", Superiority(), MAIN, matched=TOKENS, role="secondary"),
             Contrast("own", "mean gate of the domain's own adapter, after training minus before",
                      {"x-lora": 1.0, "untrained": -1.0}, "own_share", Superiority(), MAIN, matched=TOKENS,
                      role="secondary"),
+            gates("untrained-tokens", "negative control: share of the variance that lies between tokens before "
+                  "training, beyond a tenth", -1.0, "module_variance", 90.0, role="control", arm="untrained",
+                  unit=" %"),
             gates("untrained", "negative control: 0.95 minus the entropy over log n before training", -1.0,
                   "gate_entropy", 0.95, role="control", arm="untrained"),
+            gates("constant", "negative control: 0.95 minus the entropy over log n of one learned mixture for all "
+                  "tokens", -1.0, "gate_entropy", 0.95, role="control", arm="constant"),
         ),
     ),
 )  # fmt: skip
 
 LAPTOP = (
-    "x-lora", "sequence", "embedding", "constant", "shuffled", "untrained", "uniform", "single", "own", "base",
+    "x-lora", "sequence", "prefix", "embedding", "constant", "shuffled", "untrained", "uniform", "single", "own",
+    "base",
 )  # fmt: skip
-LAPTOP_MIXED = ("x-lora", "token", "sequence", "single", "own", "base")
+LAPTOP_MIXED = ("x-lora", "token", "sequence", "prefix", "single", "own", "base")
 LAPTOP_CONTROL = ("x-lora", "sequence", "constant", "uniform")
-HUB_ARMS = ("x-lora", "token", "sequence", "constant", "uniform", "single", "own", "base")
+HUB_ARMS = ("x-lora", "token", "sequence", "prefix", "constant", "uniform", "single", "own", "base")
 METRICS = {
     "loss": "excess on rows of the kinds that heads are trained on, pure or both, nats per token",
     "excess_pure": "loss above that of the source, rows of one domain, nats per token",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
+import tomllib
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -279,25 +282,36 @@ def test_without_processes_counts_stay_as_they_are():
 
 
 def test_passes_of_the_buffer_have_the_gradient_of_their_own_losses():
-    """True accumulation: the last pass sees the f of the whole batch, as the exact global loss does."""
-    model = processes.tiny(balance_scope="buffer")
+    """True accumulation: f of a pass counts all passes so far, P and the gradient are the pass's own."""
+    model, plain = (processes.tiny(balance_scope="buffer", z_loss_weight=0.0) for _ in range(2))
+    routers = {n: m for n, m in plain.named_modules() if isinstance(m, Router)}
+    routed = {}
+    for name, router in routers.items():
+        router.register_forward_hook(lambda _m, _x, out, name=name: routed.__setitem__(name, out))
     batch = processes.rows()
     start_step(model, 0)
-    seen = [batch_loss(model, processes.mine(batch, i, 4))[1] for i in range(4)]
-    exact = processes.tiny(balance_scope="global")
-    f = {}
-    for name, module in exact.named_modules():
-        if isinstance(module, Balance):
-            module.register_forward_hook(
-                lambda m, x, _, name=name: f.__setitem__(name, selection_counts(x[1], m.experts))
-            )
-    batch_loss(exact, batch)
+    seen, so_far = [], {}
+    for i in range(4):
+        part = processes.mine(batch, i, 4)
+        value, auxiliary = batch_loss(model, part)
+        (value + auxiliary).backward()
+        seen.append(auxiliary.detach())
+        expected = batch_loss(plain, part)[0]
+        charge = torch.zeros(())
+        for name, out in routed.items():
+            chosen = torch.nn.functional.one_hot(out.indices, 6).sum((0, 1)).double()
+            so_far[name] = so_far.get(name, 0) + chosen
+            f = (so_far[name] / so_far[name].sum()).float()
+            charge = charge + 0.5 * 6 * (f * out.scores.mean(0)).sum()
+        torch.testing.assert_close(auxiliary, charge)
+        (expected + charge).backward()
+    for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
     for name, module in model.named_modules():
         if isinstance(module, Balance):
-            assert torch.equal(module.buffer, f[name])
+            assert module.buffer.flatten().tolist() == so_far[name.replace("balance", "router")].tolist()
     start_step(model, 1)
-    again = batch_loss(model, processes.mine(batch, 0, 4))[1]
-    torch.testing.assert_close(again, seen[0])
+    torch.testing.assert_close(batch_loss(model, processes.mine(batch, 0, 4))[1].detach(), seen[0])
 
 
 def test_scopes_can_be_switched():
@@ -386,6 +400,50 @@ def test_arms_are_what_they_say():
     }  # fmt: skip
     buffer = small("buffer")
     assert (buffer.batch // buffer.passes, buffer.passes) == (small("bsz8").bsz, 4)
+
+
+@pytest.mark.parametrize(
+    ("scale", "setting"), [("laptop", "domains"), ("gpu", "slimpajama-domains"), ("published", "slimpajama-domains")]
+)
+def test_scopes_between_micro_and_global_are_two_and_four_micro_batches_at_every_scale(scale, setting):
+    """The slope's weights and the buffer's partner rest on sizes that only some scales have."""
+    found = {}
+    for name in ("micro", "bsz4", "bsz8", "global"):
+        config = small(name, setting, scale)
+        with torch.device("meta"):
+            layer = language_model(config, 300).layers[0].feed_forward.ffn
+        groups = config.batch // config.passes // layer.micro_batch
+        span = 1 if layer.balance.scope == "micro" else layer.balance.span or groups
+        assert groups % span == 0
+        found[name] = span
+    ratio = {"laptop": 16, "gpu": 16, "published": 128}[scale]
+    assert found == {"micro": 1, "bsz4": 2, "bsz8": 4, "global": ratio}
+    buffer, claims = small("buffer", setting, scale), {c.id: c for c in PAPER.claims}
+    partner = next(c for c in claims["C5"].comparisons if c.name == "buffer-gain")
+    if setting in partner.settings:
+        assert buffer.batch // buffer.passes == small("bsz8", setting, scale).bsz
+    slope = next(c for c in claims["C3"].comparisons if c.name == "slope")
+    if setting in slope.settings:
+        doublings = torch.tensor([found[arm] for arm in slope.terms]).log2()
+        centred = doublings - doublings.mean()
+        torch.testing.assert_close(-centred / centred.square().sum(), torch.tensor(list(slope.terms.values())))
+
+
+def test_entries_of_the_arena_have_the_best_rate_of_the_grid():
+    root = Path(__file__).parents[2]
+    lines = (root / "papers" / "global_lbl" / "tuning.jsonl").read_text().splitlines()
+    cells = [json.loads(line) for line in lines]
+    entries = tomllib.loads((root / "leaderboard" / "arenas" / "moe-lm.toml").read_text())["entries"]
+    found = {e["arm"]: e["setting"] for e in entries if e["paper"] == "global_lbl"}
+    assert set(found) == {"micro", "global"}
+    for arm, setting in found.items():
+        tried = {
+            c["options"]["lr"]: c["mean"] for c in cells
+            if (c["setting"], c["arm"], set(c["options"])) == ("moe-lm", arm, {"lr"})
+        }  # fmt: skip
+        best = min(tried, key=tried.__getitem__)
+        assert min(tried) < best < max(tried)
+        assert small(arm, setting).lr == best, arm
 
 
 def test_arms_of_a_seed_share_weights_and_do_the_same_work():

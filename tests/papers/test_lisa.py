@@ -563,3 +563,33 @@ def test_learning_rates_are_per_arm_and_data_unless_one_is_given():
     assert learning_rate(Config(lr=0.5)) == 0.5
     with pytest.raises(ValueError, match="no learning rate for stdlib"):
         learning_rate(Config(data="stdlib"))
+
+
+@pytest.mark.parametrize(("setting", "scale"), [("alpaca-tinyllama", "gpu"), ("alpaca-llama-2-7b", "published")])
+def test_on_published_models_lora_has_a_rate_of_its_own_and_quality_decides_nothing(setting, scale):
+    """The setting's rate is LISA's; nothing is tuned there."""
+    rates = {arm.name: learning_rate(Config(**PAPER.resolve(setting, arm.name, scale))) for arm in PAPER.arms}
+    lora = {arm.name for arm in PAPER.arms if arm.options.get("way") == "lora"}
+    assert len(lora) == 4
+    for name, rate in rates.items():
+        assert rate == pytest.approx(4 * rates["lisa"] if name in lora else rates["lisa"]), name
+    assert not [
+        c.name for claim in PAPER.claims if claim.kind == "quality" for c in claim.comparisons
+        if c.role == "primary" and setting in c.settings
+    ]  # fmt: skip
+
+
+def test_robustness_to_the_draw_and_memory_can_fail():
+    """By draws that differ much, but evenly to both sides, and a method that saves too little."""
+    from repro.claims import Contrast
+
+    parts = {c.name: c for claim in PAPER.claims for c in claim.comparisons if isinstance(c, Contrast)}
+    here = parts["here"]
+    assert here.offset + sum(k * 36.5 for k in here.terms.values()) < 0 < here.offset + here.terms["lisa"] * 20.0
+    primary = [c for c in PAPER.claim("C5").comparisons if c.role == "primary" and "lisa-redrawn" in c.arms]
+    assert primary
+    # two draws at 3.3 and 4.1 in turns, LoRA at 3.6: their mean difference is 0, and there is no lead
+    turns = [{"lora": 3.6, "lisa": a, "lisa-redrawn": b} for a, b in ((3.3, 4.1), (4.1, 3.3))]
+    for part in primary:
+        means = [sum(k * bits[arm] for arm, k in part.terms.items()) for bits in turns]
+        assert sum(means) / 2 < -0.05, part.name

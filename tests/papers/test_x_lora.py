@@ -475,6 +475,40 @@ def test_absent_adapters_are_an_error_that_says_so(hub_files):
         run(config, Context(seed=0))
 
 
+def test_partners_of_the_controls_read_nothing_that_is_still_to_come(adapters):
+    """Gates that read the tokens to be predicted have a head start, under which a control of C2 stays quiet."""
+    from types import SimpleNamespace
+
+    from papers.x_lora.experiment import mixture_of
+
+    def looks_ahead(arm: str, setting: str) -> bool:
+        config = Config(**PAPER.resolve(setting, arm, "laptop"))
+        mixture = mixture_of(config, SimpleNamespace(model=made(), adapters=adapters), Context(seed=0)).eval()
+        ids, other = batch(), batch()
+        other[:, 5:] = 4
+        one, two = (mixture.scalings(x).expand(2, 7, -1, -1)[:, :5] for x in (ids, other))
+        mixture.release()
+        return not torch.allclose(one, two, atol=1e-6)
+
+    controls = [c for c in PAPER.claim("C2").comparisons if c.role == "control"]
+    assert {c.name for c in controls} == {"pure", "one-source"}
+    assert looks_ahead("sequence", "sources")
+    for control in controls:
+        for arm in control.terms:
+            assert not looks_ahead(arm, control.settings[0]), (control.name, arm)
+
+
+def test_gates_that_are_the_same_for_all_tokens_do_not_decide_c5():
+    """Of the parts that decide it one at least is beyond a constant mixture, whatever its gates."""
+    from papers.x_lora.experiment import spread
+
+    draw = torch.Generator().manual_seed(0)
+    metrics = spread(torch.rand(1, 28, 4, generator=draw).mul(4).softmax(-1).expand(50, 28, 4))
+    deciding = [c for c in PAPER.claim("C5").comparisons if c.role == "primary"]
+    met = [c.name for c in deciding if c.offset + sum(k * metrics[c.metric] for k in c.terms.values()) > 0]
+    assert {c.name for c in deciding} - set(met) == {"tokens"}
+
+
 def test_an_unknown_gate(adapters):
     from types import SimpleNamespace
 
