@@ -120,14 +120,16 @@ LITTLE: dict[str, Any] = {"hidden": 64, "steps": 1000, "lr": 3e-3}
 SETTINGS = (
     Setting(
         "coverage", "Exact coverage, no training", "coverage", "generated", {},
-        note="The least N at which 99 % of the unseen combinations of 2-HOP are covered, for n from 16 to 64: a "
-        "property of the data alone.",
+        note="The least N at which 99 % of the unseen combinations of 2-HOP are covered, for n from 16 to 64. No model "
+        "is trained, but the true first hop is read: fragments that agree by chance only are told apart by it.",
     ),
     task_setting(
         16, 450, "Little data: in 2-HOP some unseen combinations are not covered at all, most are at k = 1.", **LITTLE
     ),
-    task_setting(16, 700, "Everything is covered in 2-HOP, with k-cutoffs from 1 to 4.", **LITTLE),
-    task_setting(16, 1000, "Half of all combinations: k-cutoffs from 1 to 7."),
+    task_setting(
+        16, 700, "In 2-HOP nearly all is covered: k-cutoffs from 0 to 7, most from 1 to 4.", **LITTLE
+    ),
+    task_setting(16, 1000, "Half of all combinations: k-cutoffs from 1 to 9 in 2-HOP."),
     task_setting(
         16, 1500, "Three quarters of all combinations; stands in for the paper's near-exhaustive data.",
         weight_decay=0.3,
@@ -136,7 +138,7 @@ SETTINGS = (
         "n16-uneven", "n = 16, N = 1,200, fragments shown unevenly often", "n16", "generated",
         {"size": 16, "rows": 1200, "spread": 1.0},
         note="Some fragments are shown in nearly all contexts, others in few, so that one model meets k-cutoffs from "
-        "1 to 8. Uniform data of this size have either low cutoffs and nothing learned, or high ones only.",
+        "1 to 12 and more. Uniform data of this size have either low cutoffs and nothing learned, or high ones only.",
     ),
     Setting(
         "n16-grid", "n = 16, N from a grid", "n16", "generated",
@@ -204,14 +206,19 @@ CLAIMS = (
                 )
                 for name, title, figure in (("parallel", "PARALLEL 2-HOP", 2.43), ("three-hop", "3-HOP", 2.58))
             ),
-            Contrast(
-                "no-structure", "negative control: the same inputs with shuffled answers; covered share beyond 5 %",
-                {"cover-k3": 1.0}, "covered_shuffled", Superiority(), ("coverage",), offset=-0.05, role="control",
+            *(
+                Contrast(
+                    f"no-structure-k{k}", "negative control: the same inputs with shuffled answers, evidence "
+                    f"{k}, equivalences by chance counted; covered share beyond 5 %",
+                    {f"cover-k{k}": 1.0}, "covered_shuffled", Superiority(), ("coverage",), offset=-0.05,
+                    role="control",
+                )
+                for k in (1, 2, 3)
             ),
         ),
         untested="The exponents of trained models (2.26, 2.43, 2.58) need a dozen or more trainings to saturation at "
         "each of several n up to 200; at laptop scale two values of n would be possible, which give no exponent. They "
-        "run at the gpu and the published scale.",
+        "belong to the setting n-grid, which only the published scale runs by itself.",
         headline=True,
     ),
     Claim(
@@ -450,8 +457,10 @@ PAPER = Paper(
         "Decoders of two layers and width 128 (64 where there is little data) on n = 16 tokens; the paper has n = 50 "
         "to 200 and 68M to 1.5B parameters.",
         "The closing token is left out: it counts in no loss and comes last.",
-        "k-cutoffs leave out fragments that are equivalent by chance only; how many inputs that concerns is in the "
-        "records.",
+        "Coverage and k-cutoffs leave out fragments that are equivalent by chance only, told apart by the true table "
+        "of the first hop, which the data do not hold; how many inputs that concerns is in the records.",
+        "Uncovered and unseen inputs are judged against the best answer that reads one input, not against a constant "
+        "answer: it is higher, so that the bound is kept more easily.",
     ),
     primary_metric="error",
     metrics={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Any
 
 import networkx as nx
@@ -28,7 +29,7 @@ from papers.coverage_principle.experiment import (
     step_loss,
 )
 from papers.coverage_principle.method import Coverage, cosine_gap, proper_subsets, swapped
-from papers.coverage_principle.paper import PAPER, Config
+from papers.coverage_principle.paper import BUCKETS, PAPER, Config
 from papers.coverage_principle.published import accounting, on_meta
 from repro.data.base import Batch
 from repro.data.multi_hop import multi_hop
@@ -161,6 +162,51 @@ def test_rows_for_cover_is_the_least_number():
     assert share_covered(drawn.with_rows(rows), 2) >= 0.99
     assert share_covered(drawn.with_rows(rows - 1), 2) < 0.99
     assert rows_for_cover(drawn, 1, 0.99) < rows < rows_for_cover(drawn, 3, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("k", "sound", "literal", "by_output"), [(1, 600, 424, 445), (2, 900, 900, 900), (3, 1235, 1235, 1235)]
+)
+def test_chance_makes_fewer_rows_enough_at_the_least_evidence_only(k, sound, literal, by_output):
+    """Geometric means over the draws of one tuning seed, n = 16, that the README gives. ``by_output``: joining inputs
+    of equal output only, as the released code does."""
+
+    def share(drawn, chance, outputs):
+        asked = drawn.of_type(0)
+        queries, given = drawn.domain[asked], drawn.targets[asked] if outputs else None
+        return coverage_of(drawn, chance).covered(queries, k, given).mean() if len(asked) else 1.0
+
+    def least(drawn, *options):
+        low, high = 1, len(drawn.pool)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if share(drawn.with_rows(middle), *options) >= 0.99 else (middle + 1, high)
+        return high
+
+    draws = [multi_hop("two-hop", 16, 0, 100_000 * 1000 + i) for i in range(3)]
+    for options, rows in (((False, False), sound), ((True, False), literal), ((True, True), by_output)):
+        assert round(math.prod(least(d, *options) for d in draws) ** (1 / 3)) == rows
+
+
+@pytest.mark.parametrize(("name", "least"), [("n16-700", 0), ("n16-1000", 1), ("n16-uneven", 1)])
+def test_notes_of_settings_name_the_cutoffs_that_their_seeds_have(name, least):
+    config = Config(**PAPER.resolve(name, "two-hop", "laptop"))
+    found = set()
+    for seed in range(3):
+        drawn = multi_hop("two-hop", config.size, config.rows, seed, seen=config.seen, spread=config.spread)
+        found |= set(coverage_of(drawn).cutoff(drawn.domain[drawn.of_type(0, config.tests, seed)], BUCKETS).tolist())
+    (note,) = [setting.note for setting in PAPER.settings if setting.name == name]
+    said = re.search(r"k-cutoffs from (\d+) to (\d+)", note)
+    assert said
+    assert (int(said[1]), int(said[2])) == (min(found), max(found))
+    assert min(found) == least
+
+
+def test_every_evidence_whose_exponent_is_judged_has_its_control():
+    (claim,) = [c for c in PAPER.claims if c.id == "C1"]
+    judged = {arm for c in claim.comparisons if c.name.startswith("theory-") for arm in c.terms}
+    controls = {arm for c in claim.comparisons if c.role == "control" for arm in c.terms}
+    assert judged == controls == {"cover-k1", "cover-k2", "cover-k3"}
 
 
 # --- representations ---------------------------------------------------------------------------------------------

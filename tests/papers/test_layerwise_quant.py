@@ -31,6 +31,7 @@ from papers.layerwise_quant.method import (
     zd,
 )
 from papers.layerwise_quant.paper import PAPER, Config, moved_counts
+from repro.claims import Computed
 from repro.models.blocks import block_similarities, decoder_blocks
 from repro.models.quantise import Bank, QuantisedLinear, Quantiser, weight_of
 from tests.tiny import tiny_lm
@@ -336,3 +337,7 @@ def test_published_sizes():
     # embeddings and head, and the norms beside them
     assert found["bytes_rest_llama-2-7b"] / 1e9 == pytest.approx(0.524, abs=0.002)
     assert found["bytes_rest_llama-2-13b"] / 1e9 == pytest.approx(0.655, abs=0.002)
+    for claim in PAPER.claims:
+        for part in claim.comparisons:
+            if isinstance(part, Computed):  # what a comparison expects has to be what the scheme gives
+                assert found[part.quantity] == pytest.approx(part.expected, rel=part.tolerance), part.name
