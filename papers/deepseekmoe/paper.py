@@ -337,8 +337,8 @@ CLAIMS = (
             ),
             Contrast(
                 "irreplaceable", "loss without the shared expert but one more routed, minus ten times the loss of "
-                "replacing one chosen routed expert of every token by the next best", {"finer": 1.0}, "shared_over_routed",
-                Superiority(), QUALITY, unit=" nats",
+                "replacing one chosen routed expert of every token by the next best", {"finer": 1.0},
+                "shared_over_routed", Superiority(), QUALITY, unit=" nats",
                 published=Published("+0.606 without the shared expert; no yardstick in the paper", "Section 4.5"),
             ),
             Contrast(
