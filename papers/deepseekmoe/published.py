@@ -140,10 +140,10 @@ def accounting() -> dict[str, float]:
     out["ratio_145b_67b_released"] = 100 * out["tflops_145b"] / out["tflops_67b_released"]
 
     for suffix, first in FIRST_LAYER.items():
-        total, active = sixty_two_layers(first, routed=128, experts=132, active=16, width=1408)
-        out[f"params_b_145b{suffix}"], out[f"params_b_145b_active{suffix}"] = total / BILLION, active / BILLION
-        total, _ = sixty_two_layers(first, routed=16, experts=16, active=2, width=8 * 4096 / 3)
-        out[f"params_b_137b{suffix}"] = total / BILLION
+        ours, touched = sixty_two_layers(first, routed=128, experts=132, active=16, width=1408)
+        gshard, _ = sixty_two_layers(first, routed=16, experts=16, active=2, width=8 * 4096 / 3)
+        out[f"params_b_145b{suffix}"], out[f"params_b_145b_active{suffix}"] = ours / BILLION, touched / BILLION
+        out[f"params_b_137b{suffix}"] = gshard / BILLION
     out["combinations_16_2"] = math.comb(16, 2)
     out["combinations_64_8"] = math.comb(64, 8)
     return out
