@@ -590,8 +590,8 @@ PAPER = Paper(
         "normalised vector) and the usual pre-norm layer (`prenorm`). The paper's text does not settle which is meant.",
         "Constant learning rate after the warm-up, as in the released code; the paper's text says linear decay.",
         "Laptop learning rates are higher than the published 3e-4, as the models are smaller.",
-        "At the published shape the dense arms hold 8 routed experts and the shared one. The paper's N=8 leaves 7 routed "
-        "ones, of which the released code cannot choose 8; how its dense arms were run is unknown.",
+        "At the published shape the dense arms hold 8 routed experts and the shared one. The paper's N=8 leaves 7 "
+        "routed ones, of which the released code cannot choose 8; how its dense arms were run is unknown.",
         "Weights start with standard deviation 0.125 on the word problems and not with the published 0.02, which the "
         "other settings take.",
     ),
