@@ -464,6 +464,28 @@ def test_arms_of_a_seed_share_initial_weights_outside_the_experts():
     assert narrow.shape == (8, 64)
 
 
+def test_rates_are_those_of_the_tuning():
+    """On library source every tuned arm runs at its best rate, which is inside its grid; Switch and Hash only there."""
+    import json
+    from pathlib import Path
+
+    from papers.deepseekmoe import paper
+    from repro.runner import plan
+
+    cells: dict[str, dict[float, float]] = {}
+    for line in (Path(paper.__file__).parent / "tuning.jsonl").read_text().splitlines():
+        cell = json.loads(line)
+        if cell["setting"] == "stdlib":
+            cells.setdefault(cell["arm"], {})[cell["options"]["lr"]] = cell["mean"]
+    assert set(cells) >= {"gshard", "finer", "switch", "hash", "dense", "dense-active"}
+    for name, grid in cells.items():
+        best = min(grid, key=grid.__getitem__)
+        if len(grid) > 2:
+            assert min(grid) < best < max(grid), name
+            assert arm(name, "stdlib").lr == best, name
+    assert {run.setting for run in plan(PAPER, "laptop") if run.arm in ("switch", "hash")} == {"stdlib"}
+
+
 def test_the_profile_matches_where_the_claims_say_so():
     ids = torch.randint(0, 50, (2, 17), generator=torch.Generator().manual_seed(6))
     batch = Batch(ids[:, :-1], ids[:, 1:], torch.zeros(2, 16, dtype=torch.uint8))
