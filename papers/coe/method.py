@@ -134,13 +134,22 @@ def chain_experts(
     start as copies of the layer's own. The new sublayer stands where the layer's ``mlp`` stood; its norm is inside.
 
     Raises:
-        ValueError: when the model has no such layer.
+        ValueError: when the model has no such layer, or one that routes otherwise than ``MoE_t`` (limited to groups of
+            experts, gates scaled or renormalised): the model is then left as it was.
     """
     from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2DecoderLayer, DeepseekV2Moe
 
     hosts = [m for m in model.modules() if isinstance(m, DeepseekV2DecoderLayer) and isinstance(m.mlp, DeepseekV2Moe)]
     if not hosts:
         raise ValueError(f"{type(model).__name__} has no DeepSeek-V2 mixture-of-experts layer")
+    for layer in hosts:
+        c = layer.mlp.config
+        if c.topk_method != "greedy" or c.routed_scaling_factor != 1 or c.norm_topk_prob:
+            raise ValueError(
+                "a chain selects its experts greedily by their scores and weights them with these: it cannot stand for "
+                f"topk_method={c.topk_method!r}, routed_scaling_factor={c.routed_scaling_factor}, "
+                f"norm_topk_prob={c.norm_topk_prob}"
+            )
     for layer in hosts:
         moe = layer.mlp
         assert isinstance(moe, DeepseekV2Moe)

@@ -48,6 +48,11 @@ LARGE = {
 }
 
 
+#: Weights over d^2 of the dense first layer of the 145B and 137B models, which the paper does not give: a standard FFN,
+#: or two of them, as much as the layers above activate and as wide as the first layer of the released 16B model.
+FIRST_LAYER = {"": 8, "_wide": 16}
+
+
 def flops(weights: float, layers: int, hidden: int, tokens: int) -> float:
     """Training FLOPs of a sequence: 6 per weight and token, and 12 L T^2 d for attention scores and their use."""
     return 6 * weights * tokens + 12 * layers * tokens**2 * hidden
@@ -85,6 +90,22 @@ def total_and_active(model: nn.Module) -> tuple[int, int]:
     return total, total - sum(m.idle_parameters() for m in model.modules() if isinstance(m, DeepSeekMoE))
 
 
+def sixty_two_layers(first: float, routed: int, experts: int, active: int, width: float) -> tuple[float, float]:
+    """Parameters of a 62-layer model of hidden size 4096, all and those that a token touches.
+
+    Args:
+        first: weights over d^2 of the dense first layer.
+        routed: routed experts a layer, each with a router row.
+        experts: all experts a layer, shared ones included.
+        active: of them active.
+        width: of an expert.
+    """
+    layers, d = 62, 4096
+    around = layers * 4 * d**2 + first * d**2 + 2 * V * d + (layers - 1) * routed * d
+    expert = 3 * d * width
+    return around + (layers - 1) * experts * expert, around + (layers - 1) * active * expert
+
+
 def accounting() -> dict[str, float]:
     """Every cost figure that the claims name, recomputed, and those that put them into proportion."""
     out: dict[str, float] = {}
@@ -118,12 +139,11 @@ def accounting() -> dict[str, float]:
     out["tflops_67b_released"] = flops(weights_67b, 95, 8192, T) / TERA
     out["ratio_145b_67b_released"] = 100 * out["tflops_145b"] / out["tflops_67b_released"]
 
-    # 145B: 4 shared and 128 routed experts in 61 layers; the dense first layer as wide as what is active elsewhere
-    d, expert = 4096, 3 * 4096 * 1408
-    around = 62 * 4 * d**2 + 16 * expert + 2 * V * d + 61 * 128 * d
-    out["params_b_145b"] = (around + 61 * 132 * expert) / BILLION
-    out["params_b_145b_active"] = (around + 61 * 16 * expert) / BILLION
-    out["params_b_137b"] = (62 * 4 * d**2 + 8 * d**2 + 2 * V * d + 61 * (16 * 8 * d**2 + 16 * d)) / BILLION
+    for suffix, first in FIRST_LAYER.items():
+        ours, touched = sixty_two_layers(first, routed=128, experts=132, active=16, width=1408)
+        gshard, _ = sixty_two_layers(first, routed=16, experts=16, active=2, width=8 * 4096 / 3)
+        out[f"params_b_145b{suffix}"], out[f"params_b_145b_active{suffix}"] = ours / BILLION, touched / BILLION
+        out[f"params_b_137b{suffix}"] = gshard / BILLION
     out["combinations_16_2"] = math.comb(16, 2)
     out["combinations_64_8"] = math.comb(64, 8)
     return out

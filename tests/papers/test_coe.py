@@ -76,18 +76,23 @@ def test_agrees_with_the_published_layer(case):
 # --- parity with transformers ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def deepseek():
+def deepseek_v2(**changes: object) -> nn.Module:
     from transformers import DeepseekV2Config, DeepseekV2ForCausalLM
 
-    config = DeepseekV2Config(
-        vocab_size=40, hidden_size=16, intermediate_size=24, moe_intermediate_size=12, num_hidden_layers=2,
-        num_attention_heads=2, n_routed_experts=6, n_shared_experts=1, num_experts_per_tok=3, first_k_dense_replace=0,
-        q_lora_rank=None, kv_lora_rank=8, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8, norm_topk_prob=False,
-        topk_method="greedy", routed_scaling_factor=1.0, initializer_range=0.3,
-    )  # fmt: skip
+    values: dict[str, object] = {
+        "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 12,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "n_routed_experts": 6, "n_shared_experts": 1,
+        "num_experts_per_tok": 3, "first_k_dense_replace": 0, "q_lora_rank": None, "kv_lora_rank": 8,
+        "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "norm_topk_prob": False, "topk_method": "greedy",
+        "routed_scaling_factor": 1.0, "initializer_range": 0.3, **changes,
+    }  # fmt: skip
     torch.manual_seed(0)
-    return DeepseekV2ForCausalLM(config).eval()
+    return DeepseekV2ForCausalLM(DeepseekV2Config(**values)).eval()  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def deepseek():
+    return deepseek_v2()
 
 
 def test_one_prenorm_pass_is_deepseeks_layer(deepseek):
@@ -98,6 +103,24 @@ def test_one_prenorm_pass_is_deepseeks_layer(deepseek):
     again = chain_experts(copy.deepcopy(deepseek), passes=2)
     assert not torch.allclose(again(ids).logits, expected, atol=1e-2)
     assert again.generate(ids, max_new_tokens=4, do_sample=False).shape == (2, 11)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"routed_scaling_factor": 2.5},
+        {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1},
+        {"norm_topk_prob": True},
+    ],
+    ids=["scaled", "groups", "renormalised"],
+)
+def test_a_model_that_routes_otherwise_is_refused_and_left_alone(changes):
+    from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
+
+    model = deepseek_v2(**changes)
+    with pytest.raises(ValueError, match=r"topk_method=.*routed_scaling_factor=.*norm_topk_prob="):
+        chain_experts(model, passes=1)
+    assert sum(isinstance(m, DeepseekV2Moe) for m in model.modules()) == 2
 
 
 def test_decoder_with_latent_attention_is_deepseeks_model(deepseek):
@@ -408,8 +431,43 @@ def test_arms_keep_the_papers_ratios():
     published = {name: per_pass(arm(name, "metamath", "published")) for name in ("moe", "coe", "moe-3x")}
     assert published == {"moe": 8, "coe": 4, "moe-3x": 24}
     assert int(arm("coe-pool").experts * arm("coe-pool").pool_scale) == 12
-    dense = arm("dense-c2")
-    assert int(dense.experts * dense.pool_scale) == per_pass(dense) == 4
+
+
+@pytest.mark.parametrize("name", ["dense", "dense-c2"])
+@pytest.mark.parametrize("scale", PAPER.presets)
+def test_in_dense_arms_every_routed_expert_is_active(name, scale):
+    for setting in PAPER.settings:
+        dense, moe = (arm(n, setting.name, scale) for n in (name, "moe"))
+        assert int(dense.experts * dense.pool_scale) == per_pass(dense) == moe.k, setting.name
+
+
+def test_comparisons_where_chance_is_known_ask_that_their_arms_have_learned():
+    """An arm that stays at chance decides nothing in C3 and C4, on whichever side it stands."""
+    from dataclasses import replace
+
+    from repro.claims import Contrast, Ordering
+
+    trained = [
+        k
+        for claim in PAPER.claims
+        if claim.id in ("C3", "C4")
+        for k in claim.comparisons
+        if isinstance(k, (Contrast, Ordering))
+    ]
+    for comparison in trained:
+        composed = {s for s in comparison.settings if s.startswith("composition")}
+        assert composed in (set(), set(comparison.settings)), comparison.name
+        asked = [a for p in comparison.preconditions for a in p.terms]
+        assert asked == (list(comparison.compared) if composed else []), comparison.name
+    assert {s for k in trained for s in k.settings} >= {"composition", "composition-prenorm", "stdlib"}
+
+    chance = math.log(12)
+    for comparison in trained:
+        for condition in comparison.preconditions:
+            for loss, holds in ((chance, False), (0.96 * chance, False), (0.94 * chance, True)):
+                value = condition.offset + sum(k * loss for k in condition.terms.values())
+                assert (value > 0) == holds, comparison.name
+    assert all(replace(k, preconditions=()).arms == k.arms for k in trained)  # the conditions read no further arm
 
 
 def test_published_arms_have_the_published_size():

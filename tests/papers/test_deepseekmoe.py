@@ -464,6 +464,28 @@ def test_arms_of_a_seed_share_initial_weights_outside_the_experts():
     assert narrow.shape == (8, 64)
 
 
+def test_rates_are_those_of_the_tuning():
+    """On library source every tuned arm runs at its best rate, which is inside its grid; Switch and Hash only there."""
+    import json
+    from pathlib import Path
+
+    from papers.deepseekmoe import paper
+    from repro.runner import plan
+
+    cells: dict[str, dict[float, float]] = {}
+    for line in (Path(paper.__file__).parent / "tuning.jsonl").read_text().splitlines():
+        cell = json.loads(line)
+        if cell["setting"] == "stdlib":
+            cells.setdefault(cell["arm"], {})[cell["options"]["lr"]] = cell["mean"]
+    assert set(cells) >= {"gshard", "finer", "switch", "hash", "dense", "dense-active"}
+    for name, grid in cells.items():
+        best = min(grid, key=grid.__getitem__)
+        if len(grid) > 2:
+            assert min(grid) < best < max(grid), name
+            assert arm(name, "stdlib").lr == best, name
+    assert {run.setting for run in plan(PAPER, "laptop") if run.arm in ("switch", "hash")} == {"stdlib"}
+
+
 def test_the_profile_matches_where_the_claims_say_so():
     ids = torch.randint(0, 50, (2, 17), generator=torch.Generator().manual_seed(6))
     batch = Batch(ids[:, :-1], ids[:, 1:], torch.zeros(2, 16, dtype=torch.uint8))
@@ -504,3 +526,18 @@ def test_accounting_gives_the_cards_figures():
     assert out["bf16_gb_16b"] == pytest.approx(32.8, abs=0.05)
     assert out["tflops_16b_released"] == pytest.approx(75.9, abs=0.05)
     assert (out["combinations_16_2"], out["combinations_64_8"]) == (120, 4_426_165_368)
+    assert out["params_b_145b"] == pytest.approx(144.5, abs=0.05)
+    assert out["params_b_145b_active"] == pytest.approx(22.0, abs=0.06)
+    assert out["params_b_137b"] == pytest.approx(136.1, abs=0.05)
+
+
+def test_the_unknown_first_layer_is_read_by_one_rule_in_both_large_models():
+    """Each reading adds the same weights to the 145B and to the 137B model."""
+    out, d = accounting(), 4096
+    added = {name: out[f"params_b_{name}_wide"] - out[f"params_b_{name}"] for name in ("145b", "145b_active", "137b")}
+    assert added == pytest.approx(dict.fromkeys(added, 8 * d**2 / 1e9), rel=1e-6)
+    # the expert layers by hand: 4 shared and 128 routed experts of width 1408, and 16 of 8 d^2
+    attention, embeddings = 62 * 4 * d**2, 2 * 102400 * d
+    large = attention + embeddings + 8 * d**2 + 61 * (132 * 3 * d * 1408 + 128 * d)
+    gshard = attention + embeddings + 8 * d**2 + 61 * (16 * 8 * d**2 + 16 * d)
+    assert (out["params_b_145b"], out["params_b_137b"]) == pytest.approx((large / 1e9, gshard / 1e9))
