@@ -409,8 +409,8 @@ PAPER = Paper(
         "Reversed, permuted and quadratic schedules, scaling all layers alike, a finer grid for the baseline, and "
         "tasks that need the first layers are added.",
         "The published scale uses towers fine-tuned by FusionBench and heads of plain class names, not the authors' "
-        "checkpoints, which are pickled objects of another library. Its validation images are from the training splits, "
-        "which the towers have seen.",
+        "checkpoints, which are pickled objects of another library. Its validation images are from the training "
+        "splits, which the towers have seen.",
     ),
     primary_metric="error",
     metrics=METRICS,
