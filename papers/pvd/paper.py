@@ -132,7 +132,7 @@ ARMS = (
     Arm("distil-vm", "PVD, hash grid to VM tensor", "method", {"student": "vm"}),
     Arm("distil-dense", "PVD, hash grid to dense grid", "method", {"student": "dense"}),
     Arm("distil-hash", "PVD, MLP to hash grid", "method", {"student": "hash", "teacher": "mlp"}),
-    Arm("distil-fresh", "PVD, nothing inherited", "ablation", {"inherit": False}),
+    Arm("distil-fresh", "PVD, nothing inherited", "ablation", {"inherit": False}, {"laptop": {"lr": 2e-2}}),
     Arm("together", "all losses from the first step", "ablation", {"order": "together"}),
     Arm("pixels", "rendered pixels alone", "ablation", {"order": "pixels"}),
     Arm("points", "points alone, never pixels", "ablation", {"order": "points"}),
