@@ -84,11 +84,11 @@ def learning_rate(config: Config) -> float:
     return config.lr or float(found[config.task])
 
 
-#: Learning rates; those of Telly-K are the defaults. Of completion the best of one grid for all on a tuning seed; those
-#: of search and clones are not tuned.
+#: Learning rates; those of Telly-K are the defaults. Of completion the best of one grid for all on a tuning seed, by
+#: validation; those of search and clones are not tuned.
 BASE_RATES = {"rates": "search=1e-3 clones=1e-3 completion=2e-3"}
 FROZEN_RATES = {"rates": "clones=1e-3 completion=8e-3"}
-SCRATCH_RATES = {"rates": "search=1e-3 clones=1e-3 completion=4e-3"}
+SCRATCH_RATES = {"rates": "search=1e-3 clones=1e-3 completion=2.5e-4"}
 
 ARMS = (
     Arm("base", "everything trained", "baseline", {**BASE_RATES, "geometry": True, "probes": True}),
