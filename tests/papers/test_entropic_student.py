@@ -23,7 +23,9 @@ from papers.entropic_student.method import (
 )
 from papers.entropic_student.model import Teacher
 from papers.entropic_student.paper import PAPER, Config
+from repro.claims import judge
 from repro.models.entropy import FactorisedPrior
+from repro.records import Record
 from repro.runner import Context
 
 WIDTHS, C = (4, 6, 8), 3
@@ -469,3 +471,41 @@ def test_rates_are_in_the_unit_of_the_loss_that_trains_the_encoder():
     assert found["place", "end-shared"] == found["cluttered", "end"]
     assert max(found["cluttered", "end"]) < 0.1 * min(found["place", "shared"])
     assert found["cluttered", "fp"] != found["place", "shared"]
+
+
+# --- rules ----------------------------------------------------------------------------------------------------
+
+
+def verdict_of(name, setting, arms):
+    """Of one comparison on three made-up seeds; ``arms``: metrics of each, beside a good teacher."""
+    records = [
+        Record(
+            f"{arm}-{seed}", PAPER.slug, setting, arm, "laptop", seed, "ok", {}, "",
+            metrics={"teacher_accuracy": 97.0} | {k: v + 0.01 * seed for k, v in metrics.items()},
+            profile={"point_samples": 1.0, "encoder_flops": 1.0},
+        )
+        for arm, metrics in arms.items()
+        for seed in range(3)
+    ]  # fmt: skip
+    (found,) = (f.verdict for j in judge(PAPER, records, "laptop") for f in j.findings
+                if (f.comparison, f.setting) == (name, setting))  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize(("sent", "verdict"), [(29.0, "inconclusive"), (70.0, "reproduced")])
+@pytest.mark.parametrize("other", ["jpeg", "webp", "avif", "crbq", "crbq-tuned"])
+def test_at_64_bytes_a_curve_that_ends_before_is_not_judged(other, sent, verdict):
+    arms = {"student": {"accuracy_wide": 90.0, "bytes_1": sent}, other: {"accuracy_wide": 80.0, "bytes_1": 60.0}}
+    assert verdict_of(other if other.startswith("crbq") else f"{other}-wide", "cluttered", arms) == verdict
+
+
+@pytest.mark.parametrize(("sent", "verdict"), [(1.0, "inconclusive"), (10.0, "reproduced")])
+def test_a_baseline_that_sends_nothing_is_not_beaten(sent, verdict):
+    arms = {"student": {"accuracy_large": 86.0}, "end": {"accuracy_large": 12.0, "bytes_2": sent}}
+    assert verdict_of("few-large", "few-labels", arms) == verdict
+
+
+def test_what_measures_a_file_format_decides_nothing():
+    roles = {c.name: c.role for k in PAPER.claims for c in k.comparisons}
+    assert (roles["webp-large"], roles["place-large"]) == ("secondary", "secondary")
+    assert roles["jpeg-large"] == roles["avif-large"] == roles["place-small"] == "primary"

@@ -23,6 +23,7 @@ from papers.pvd.method import (
 )
 from papers.pvd.paper import KINDS, PAPER, SHAPES, Config, by_kind
 from papers.pvd.published import accounting
+from repro.claims import Superiority
 from repro.data.analytic_scenes import RADIUS
 from repro.models.radiance_fields import make_field
 from repro.models.volume_rendering import OccupancyGrid, random_rays
@@ -354,3 +355,30 @@ def test_the_accounting():
     assert found["point_macs_hash"] == 2_816 + 6_272
     assert found["point_reads_hash"] == 14 * 8 * 2
     assert found["point_macs_mlp"] == pytest.approx(0.44e6, rel=0.01)
+
+
+# --- rules ----------------------------------------------------------------------------------------------------
+
+
+def comparison(claim, name):
+    return next(c for k in PAPER.claims if k.id == claim for c in k.comparisons if c.name == name)
+
+
+def test_in_reverse_the_feature_has_no_weight_left():
+    plan = stages("reversed", 500)
+    assert plan[-1].terms == FEATURE
+    weights = Weights(decay=scaled_decay(500))
+    # in float32 the term is nothing: a control that cannot help
+    assert float(torch.tensor(weights.feature_after(plan[-2].until + 1), dtype=torch.float32)) == 0.0
+    assert weights.feature_after(stages("progressive", 500)[0].until) > 0.0
+
+
+def test_both_halves_of_clamped_logarithms_decide():
+    deciding = {c.name: c for c in next(k for k in PAPER.claims if k.id == "C4").comparisons if c.role == "primary"}
+    assert set(deciding) == {"sigma", "log"}
+    assert {c.rule for c in deciding.values()} == {Superiority(1.0)}
+
+
+def test_steps_are_shown_without_a_threshold():
+    assert comparison("C1", "steps").rule == Superiority(0.0)
+    assert comparison("C1", "flops").rule == Superiority(math.log2(5))

@@ -25,7 +25,9 @@ from papers.telly.method import (
 )
 from papers.telly.paper import PAPER, Config, learning_rate
 from papers.telly.published import GRAPHCODEBERT, TASKS, UNIXCODER, Published, Shape, accounting, on_meta, step_flops
+from repro.claims import judge
 from repro.profiling.counts import count_step
+from repro.records import Record
 from repro.runner import Context
 from repro.training.code_encoder import hidden_states
 
@@ -379,3 +381,18 @@ def test_a_model_and_data_of_the_hub_s_layout(hub, setting, arm):
 def test_a_prefix_that_is_no_token_is_an_error(hub):
     with pytest.raises(ValueError, match="has no token"):
         run(Config(**PAPER.resolve("codesearchnet", "base", "published", hub | {"prefix": "<none>"})), Context(seed=0))
+
+
+# --- rules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("quality", "verdict"), [(4.0, "inconclusive"), (8.0, "reproduced")])
+def test_the_control_from_random_weights_needs_more_than_the_most_common_name(quality, verdict):
+    records = [
+        Record(f"{arm}-{seed}", PAPER.slug, "completion", arm, "laptop", seed, "ok", {}, "",
+               metrics={"quality": value + 0.001 * seed}, profile={"train_samples": 1.0})
+        for arm, value in (("scratch", quality), ("scratch-3", quality + 1))
+        for seed in range(4)
+    ]  # fmt: skip
+    found = {(f.claim, f.comparison): f.verdict for j in judge(PAPER, records, "laptop") for f in j.findings}
+    assert found["C1", "scratch"] == verdict
