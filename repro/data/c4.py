@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from repro.data.base import LanguageData, TokenRows
@@ -34,11 +34,20 @@ def c4(
     found, identity = load_split(C4, "validation", revision=revision, any_file=True, stream=True)
     cutter = load_tokenizer(tokenizer)
 
+    def counted(rows: Iterable[Mapping[str, Any]], first: int) -> Iterator[Mapping[str, Any]]:
+        """The rows; raises after the last of too few, before anything is kept of them."""
+        count = 0
+        for row in rows:
+            count += 1
+            yield row
+        if count < wanted:
+            raise ValueError(f"{2 * wanted} documents are needed, {first + count} were found")
+
     def rows(first: int) -> TokenRows:
         which: Mapping[str, Any] = {
             "of": identity, "first": first, "count": wanted, "tokenizer": tokenizer_fingerprint(cutter)
         }  # fmt: skip
-        documents = ((row["text"], (0, 0)) for row in itertools.islice(found, first, first + wanted))
+        documents = ((row["text"], (0, 0)) for row in counted(itertools.islice(found, first, first + wanted), first))
         table = cached("c4", which, __name__, lambda: tokenise(documents, cutter))
         pad = cutter.pad_token_id if cutter.pad_token_id is not None else cutter.eos_token_id
         return token_rows(table, sequence, packed=True, pad=pad, vocab_size=len(cutter))

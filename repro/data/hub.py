@@ -66,26 +66,34 @@ def load_split(
     """One split of a real data set as a `datasets.Dataset`, and an identity that changes when its content does.
 
     Looks in ``REPRO_DATA_DIR/<folder>/`` first, in the hub's file layout or the original one, then on the hub, at
-    ``revision`` or the newest commit. Runs no code of the data set's.
+    ``revision`` or the newest commit. Where the folder has one for the configuration, as on the hub, only that is read.
+    Runs no code of the data set's.
 
     Args:
         any_file: take all files of a folder whose file names name no split.
         stream: read from the hub as an iterator (`datasets.IterableDataset`), so that the first documents of a large
             set do not cost the download of all.
 
-    Raises MissingData when neither place has it, or has it without the expected fields.
+    Raises MissingData when neither place has it, or has it without the expected fields, or when local files of several
+    folders could be meant.
     """
     from datasets import load_dataset
 
     root = os.environ.get("REPRO_DATA_DIR")
     folder = Path(root).expanduser() / source.folder if root else None
     if folder is not None and folder.is_dir():
+        if source.config and (folder / source.config).is_dir():
+            folder = folder / source.config
         files = local_files(folder, split)
         if not files and any_file:
             files = next((f for s in _READERS if (f := sorted(folder.rglob(f"*{s}")))), [])
         if not files:
             raise missing(source, f"{source.folder}/ in REPRO_DATA_DIR holds no file of split {split!r}")
-        identity = run_key({file.name: file_fingerprint(file) for file in files})
+        if source.config and len(places := sorted({str(file.parent.relative_to(folder)) for file in files})) > 1:
+            raise missing(
+                source, f"split {split!r} is in several folders ({', '.join(places)}), none {source.config!r}"
+            )
+        identity = run_key({file.relative_to(folder).as_posix(): file_fingerprint(file) for file in files})
         try:
             with quiet():
                 found = load_dataset(

@@ -69,6 +69,39 @@ def test_edited_files_are_read_anew(folder):
     assert load_language("gsm8k", 32).fingerprint != before
 
 
+def test_of_several_configurations_the_one_that_is_meant_is_read(folder):
+    rows = {
+        name: [{"question": f"{name} {n}", "answer": f"#### {n}"} for n in range(12)] for name in ("main", "socratic")
+    }
+    for name, found in rows.items():
+        _parquet(folder / "gsm8k" / name / "train-00000-of-00001.parquet", found)
+        _parquet(folder / "gsm8k" / name / "test-00000-of-00001.parquet", found)
+    data = load_language("gsm8k", 8)
+    assert [item["query"] for item in data.held_out_items] == [f"main {n}" for n in range(12)]
+    _parquet(folder / "gsm8k" / "main" / "train-00000-of-00001.parquet", rows["main"][::-1])
+    assert load_language("gsm8k", 8).fingerprint != data.fingerprint
+    (folder / "gsm8k" / "main").rename(folder / "gsm8k" / "renamed")
+    with pytest.raises(MissingData, match=r"several folders \(renamed, socratic\), none 'main'"):
+        load_language("gsm8k", 8)
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(folder):
+    from repro.data.hub import METAMATH, load_split
+
+    for name in ("a", "b"):
+        _jsonl(folder / "metamath" / name / "train.jsonl", [{"query": name, "response": "1"}])
+    before = load_split(METAMATH, "train")[1]
+    _jsonl(folder / "metamath" / "a" / "train.jsonl", [{"query": "changed", "response": "1"}])
+    assert load_split(METAMATH, "train")[1] != before
+
+
+def test_c4_says_when_documents_are_too_few(folder, tokenizer):
+    _jsonl(folder / "c4" / "validation.jsonl", [{"text": f"so what is {n} ?"} for n in range(24)])
+    assert load_language("c4", 4, limit=12, tokenizer=tokenizer).train_rows > 0
+    with pytest.raises(ValueError, match="40 documents are needed, 24 were found"):
+        load_language("c4", 4, limit=20, tokenizer=tokenizer)
+
+
 @pytest.fixture
 def tokenizer(folder):
     text = "query: response: what is twice it so The answer is: . ?"
