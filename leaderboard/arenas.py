@@ -16,10 +16,9 @@ An arena is a file ``leaderboard/arenas/<name>.toml``::
     setting = "stdlib"
     arm = "coe"
 
-Entries are ranked by their mean over seeds. Two that cannot be told apart share a rank: an entry's rank is one more
-than the number of entries that are better than it at 95 %, by the paired t interval of their difference over shared
-seeds, or by Welch's where they share fewer than two. What entries are matched on is measured in their runs and shown
-beside them.
+Entries are ranked by their mean over seeds: an entry's rank is one more than the number of entries that are better than
+it at 95 %, by the paired t interval of their difference over shared seeds, or by Welch's where they share fewer than
+two. What entries are matched on is measured in their runs and shown beside them.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from repro import report
 from repro.claims import Interval, mean_interval
 from repro.claims.statistics import t_quantile
 from repro.report import Story
@@ -99,7 +99,7 @@ def better(a: Entry, b: Entry, lower_is_better: bool) -> bool:
 
 
 def rank(arena: Arena) -> list[Ranked]:
-    """Entries best first, those that cannot be told apart on one rank."""
+    """Entries best first; those with as many better ones on one rank."""
     entries = [e for e in arena.entries if e.values]
     means = {id(e): mean_interval(list(e.values.values())) for e in entries}
     ranks = {
@@ -166,7 +166,9 @@ def _entry(story: Story, setting: str, arm: str, scale: str, metric: str, matche
     found = [
         s
         for s in story.records
-        if s.judged and (s.record.setting, s.record.arm, s.record.scale) == (setting, arm, scale)
+        if s.judged
+        and not report.placebo_seed(s.record)
+        and (s.record.setting, s.record.arm, s.record.scale) == (setting, arm, scale)
     ]
     origin = "local" if any(s.origin == "local" for s in found) else "reference"
     own = [s for s in found if s.origin == origin]

@@ -67,6 +67,9 @@ def part_command(paper: Paper, row: Row) -> str:
     words.append(f"--claims {row.claim}")
     if row.finding.setting:
         words.append(f"--settings {row.finding.setting}")
+    preset = paper.presets.get(row.finding.scale)
+    if row.finding.seeds and preset is not None and len(row.finding.seeds) > preset.seeds:
+        words.append(f"--seeds {len(row.finding.seeds)}")
     return " ".join(words)
 
 
@@ -187,10 +190,10 @@ def summary(story: Story) -> Summary:
         marks,
         head.claim.id if head else "",
         head.claim.statement if head else "",
-        head.claim.published.text if head else "",
+        report.published_text(head.claim.published) if head else "",
         _published_effect(rows[0].finding) if rows else "",
         dots,
-        span(rows),
+        span(rows) + (f" at {SCALES[max(measured)]} scale" if measured and SCALES[max(measured)] != "laptop" else ""),
         cost(story),
         tuple(dict.fromkeys(r.origin for r in story.rows if r.origin and r.verdict != "untested")),
         any(c.stale for c in story.claims),

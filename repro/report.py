@@ -16,7 +16,7 @@ from typing import Literal
 
 from repro import papers
 from repro.claims import ACCOUNTING, SCALES, Claim, Computed, Finding, Interval, Judgement, Paper, judge
-from repro.claims.contract import Kind, Role, Verdict
+from repro.claims.contract import Kind, Published, Role, Verdict
 from repro.claims.judge import PLACEBO_SHIFT, combine
 from repro.records import Record, load, standard
 from repro.records.confirm import confirmed
@@ -257,11 +257,11 @@ def _claim(paper: Paper, claim: Claim, rows: Sequence[Row]) -> ClaimStory:
             measured.setdefault(row.finding.scale, []).append(row.verdict)
     # a scale at which nothing was measured says nothing beside another: what is computed belongs to no scale
     tried = [s for s in SCALES if any(v != "untested" for v in measured.get(s, ()))]
-    verdicts: dict[str, Verdict] = {
-        scale: combine([*measured[scale], *exact]) for scale in tried or [s for s in SCALES if s in measured][:1]
-    }
+    verdicts: dict[str, Verdict] = {scale: combine([*measured[scale], *exact]) for scale in tried}
     if not verdicts:
-        verdicts["published" if exact else "laptop"] = combine(exact)
+        known = [s for s in SCALES if s in measured]
+        only = any(v != "untested" for v in exact) or (exact and not known)
+        verdicts["published" if only else known[0] if known else "laptop"] = combine(exact)
     return ClaimStory(claim, tuple(own), verdicts)
 
 
@@ -356,9 +356,12 @@ def ours(finding: Finding) -> str:
 
 def published(finding: Finding) -> str:
     """The paper's figure, marked where it was recalled and not read."""
-    if finding.published is None:
-        return ""
-    return finding.published.text + ("" if finding.published.verified else " (unverified)")
+    return "" if finding.published is None else published_text(finding.published)
+
+
+def published_text(figure: Published) -> str:
+    """A published figure, marked where it was recalled and not read."""
+    return figure.text + ("" if figure.verified else " (unverified)")
 
 
 def verdict_text(verdict: str) -> str:

@@ -229,7 +229,8 @@ class Ordering:
 class Computed:
     """A quantity recomputed on the published architecture, exactly, against the paper's figure.
 
-    reproduced: relative difference within ``tolerance`` (the rounding of the published figure).
+    reproduced: relative difference within ``tolerance``: the rounding of the published figure, or more where the
+    figure is measured, rounded further in the text, or derived. Pages show the tolerance beside the difference.
     """
 
     name: str

@@ -6,6 +6,7 @@ Reads anything shaped like `repro.records.Record` (``setting``, ``arm``, ``scale
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from repro.claims.contract import (
 )
 from repro.claims.statistics import Interval, mean_interval, page_trend, seeds_to_settle
 
-#: Under ``--placebo`` the method's place is taken by the baseline itself at seeds shifted by this much.
+#: Under ``--placebo`` one arm of a pair takes the other's place as well, at seeds shifted by this much.
 PLACEBO_SHIFT = 500
 
 
@@ -115,8 +116,8 @@ class _Bench:
 def judge(paper: Paper, records: Iterable[Any], scale: str, *, placebo: bool = False) -> list[Judgement]:
     """Verdict of every claim of a paper at a scale.
 
-    ``placebo`` compares each baseline with itself under other seeds (see `PLACEBO_SHIFT`); only two-armed
-    contrasts take part.
+    ``placebo`` compares one arm of each pair with itself under other seeds (see `PLACEBO_SHIFT`), and asks whether an
+    effect shows; only contrasts of two arms take part.
     """
     bench = _Bench(records, scale)
     return [_judge_claim(paper, claim, bench, scale, placebo) for claim in paper.claims]
@@ -278,7 +279,8 @@ def _compare(
         effect, ratio, settle = None, None, None
     else:
         effect = mean_interval(_effects(comparison, setting, seeds, bench, twin))
-        verdict, reason, boundaries = decide(comparison.rule, effect, unit)
+        # a placebo must show no effect, also where the claim is that two arms are alike
+        verdict, reason, boundaries = decide(Superiority() if twin else comparison.rule, effect, unit)
         settle = seeds_to_settle(effect, boundaries) if verdict == "inconclusive" else None
         ratio = None
         # against a published effect on the wrong side of zero a ratio would read as agreement
@@ -355,7 +357,9 @@ def _audit(
 
 
 def decide(rule: Any, effect: Interval, unit: str = "") -> tuple[Verdict, str, tuple[float, ...]]:
-    """Verdict of a rule on an interval, the reason in words, and the boundaries that more seeds would have to clear."""
+    """Verdict of a rule on an interval, the reason in words, and the boundaries all of which more seeds would have to
+    clear. Where clearing either of two would do (0, and the least that is asked), it is the farther one: it is cleared
+    first."""
     low, high, mean = effect.low, effect.high, effect.mean
     shown = f"{mean:+.4g}{unit} [{low:+.4g}, {high:+.4g}]"
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -369,8 +373,9 @@ def decide(rule: Any, effect: Interval, unit: str = "") -> tuple[Verdict, str, t
         if high < 0:
             return "contradicted", f"{shown} is below 0", (0.0,)
         if high < need:
-            return "contradicted", f"{shown} reaches 0 and excludes the {need:g}{unit} the rule asks for", (0.0, need)
-        return "inconclusive", f"{shown} holds 0", (0.0,) if mean >= need or not need else (0.0, need)
+            return "contradicted", f"{shown} reaches 0 and excludes the {need:g}{unit} the rule asks for", (need,)
+        first = need if mean < need and need - mean > abs(mean) else 0.0
+        return "inconclusive", f"{shown} holds 0", (first,)
     if isinstance(rule, NonInferiority):
         margin, mean_at_least = rule.margin, rule.mean_at_least
         if low > -margin and (mean_at_least is None or mean >= mean_at_least):
@@ -397,20 +402,24 @@ def _order(c: Ordering, setting: str, seeds: Sequence[int], bench: _Bench) -> tu
     if not all(math.isfinite(v) for row in table for v in row):
         return "inconclusive", "the metric is not finite in every run"
     up, down = page_trend(table)
-    means = [sum(column) / len(column) for column in zip(*table, strict=True)]
-    ranked = [a for _, a in sorted(zip(means, c.order, strict=True))]
-    said = f"measured {' < '.join(ranked)}; p = {up:.3g} for the stated order"
+    means = [math.fsum(column) / len(column) for column in zip(*table, strict=True)]
+    ranked = sorted(zip(means, c.order, strict=True), key=lambda found: found[0])
+    less = " < " if c.lower_is_better else " > "
+    signs = [" = " if a == b else less for (a, _), (b, _) in itertools.pairwise(ranked)]
+    said = "measured " + "".join(name + sign for (_, name), sign in zip(ranked, [*signs, ""], strict=True))
     if up <= 0.025:
-        return ("reproduced" if ranked == list(c.order) else "partly"), said
+        follows = all(a < b for a, b in itertools.pairwise(means))
+        return ("reproduced" if follows else "partly"), f"{said}; p = {up:.3g} for the stated order"
     if down <= 0.025:
-        return "contradicted", f"measured {' < '.join(ranked)}; p = {down:.3g} for the reverse order"
-    return "inconclusive", said
+        return "contradicted", f"{said}; p = {down:.3g} for the reverse order"
+    return "inconclusive", f"{said}; p = {up:.3g} for the stated order"
 
 
 def describe(comparison: Comparison) -> str:
     """The decision rule in a few words."""
     if isinstance(comparison, Ordering):
-        return "Page's trend test, p <= 0.025: " + " < ".join(comparison.order)
+        less = " < " if comparison.lower_is_better else " > "
+        return "Page's trend test, p <= 0.025: " + less.join(comparison.order)
     if isinstance(comparison, Computed):
         return f"within {comparison.tolerance:.2%} of {comparison.expected:g}"
     unit = "%" if comparison.relative_to else comparison.unit

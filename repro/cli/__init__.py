@@ -125,7 +125,11 @@ def _selection(verb: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override an option of the paper's configuration; repeatable",
     )  # fmt: skip
-    verb.add_argument("--placebo", action="store_true", help="compare each baseline with itself under other seeds")
+    verb.add_argument(
+        "--placebo",
+        action="store_true",
+        help="compare one arm of each pair with itself under other seeds: no effect must show",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

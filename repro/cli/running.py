@@ -152,7 +152,7 @@ def report(selection: Selection, records: Sequence[Record]) -> None:
     """Print the table of claims."""
     from repro.cli.show import claims_table
 
-    placebo = ", placebo: each baseline against itself" if selection.placebo else ""
+    placebo = ", placebo: an arm of each pair against itself" if selection.placebo else ""
     print(f"\n{selection.paper.short}: {selection.paper.subtitle} ({selection.scale} scale{placebo})")
     print(claims_table(judgements(selection, records)))
 

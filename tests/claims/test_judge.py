@@ -13,6 +13,7 @@ from repro.claims import (
     Computed,
     Contrast,
     Equivalence,
+    Interval,
     Match,
     NonInferiority,
     Ordering,
@@ -22,6 +23,7 @@ from repro.claims import (
     mean_interval,
 )
 from repro.claims.judge import PLACEBO_SHIFT, combine, decide
+from repro.claims.statistics import seeds_to_settle
 from repro.records import Record
 
 B_OVER_A = {"a": 1.0, "b": -1.0}
@@ -95,6 +97,36 @@ def test_the_rules_on_clear_cases(rule, effects, verdict, paper_of, records_of):
     assert found.verdict == verdict, found.reason
     assert only(judge(paper_of(contrast(rule)), records, "laptop")).verdict == verdict
     assert (found.settle is None) == (verdict != "inconclusive")
+
+
+@pytest.mark.parametrize("rule", [Superiority(), Superiority(0.4), NonInferiority(0.5), Equivalence(0.5)])
+@pytest.mark.parametrize("mean", [-0.35, -0.05, 0.05, 0.15, 0.3, 0.9])
+def test_the_seeds_to_settle_are_the_fewest_at_which_the_rule_decides(rule, mean):
+    def after(n):
+        half = stats.t.ppf(0.975, n - 1) * 1.0 / math.sqrt(n)
+        return decide(rule, Interval(mean, mean - half, mean + half, n, 1.0))
+
+    verdict, _, boundaries = after(3)
+    assert verdict == "inconclusive"
+    wanted = seeds_to_settle(Interval(mean, mean - 9, mean + 9, 3, 1.0), boundaries)
+    fewest = next(n for n in range(2, 10_000) if after(n)[0] != "inconclusive")
+    assert wanted == pytest.approx(fewest, rel=0.02)  # large numbers are looked for in steps
+
+
+def test_orders_are_told_from_the_best_on_and_ties_are_no_order(paper_of, records_of):
+    arms = {"a": [3.0, 3.1, 3.2], "b": [2.0, 2.1, 2.2], "c": [1.0, 1.1, 1.2]}
+    high = finding(
+        judge(paper_of(Ordering("o", "", ("a", "b", "c"), "loss", lower_is_better=False)), records_of(arms), "laptop")
+    )
+    assert (high.verdict, high.rule) == ("reproduced", "Page's trend test, p <= 0.025: a > b > c")
+    assert high.reason.startswith("measured a > b > c; p = ")
+    for names in (("c", "b", "a"), ("c", "a", "b")):  # whatever the equal ones are called
+        low, tied, highest = names
+        records = records_of({low: [1.0, 1.1, 1.2, 1.3], tied: [2.0, 2.1, 2.2, 2.3], highest: [2.1, 2.2, 2.3, 2.0]})
+        equal = finding(judge(paper_of(Ordering("o", "", names, "loss")), records, "laptop"))
+        assert equal.verdict == "partly"
+        assert f"{low} < " in equal.reason
+        assert " = " in equal.reason
 
 
 def test_boundaries_belong_to_nobody():
@@ -326,6 +358,13 @@ def test_a_placebo_reads_the_baseline_twice(paper_of, records_of):
     plain = finding(judge(paper_of(contrast()), records + others, "laptop"))
     assert plain.seeds == (0, 1, 2), "shifted seeds stay out of ordinary judgements"
     assert plain.effect.mean == pytest.approx(1.0)
+
+
+def test_a_placebo_asks_for_an_effect_also_where_the_claim_is_that_there_is_none(paper_of, records_of):
+    shifted = [PLACEBO_SHIFT + s for s in range(3)]
+    records = records_of({"a": [2.0, 2.1, 1.9]}) + records_of({"a": [2.1, 1.9, 2.0]}, seeds=shifted)
+    for rule in (NonInferiority(5.0), Equivalence(5.0)):
+        assert finding(judge(paper_of(contrast(rule)), records, "laptop", placebo=True)).verdict == "inconclusive"
 
 
 def test_a_placebo_run_that_failed_is_named(paper_of, records_of):

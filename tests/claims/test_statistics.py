@@ -174,7 +174,7 @@ def test_with_the_seeds_to_settle_about_half_of_all_studies_settle():
     assert np.mean(double.mean(axis=1) - half > 0) > 0.8
 
 
-def test_the_nearest_boundary_decides_how_many_seeds():
+def test_where_all_boundaries_have_to_be_cleared_the_nearest_decides_how_many_seeds():
     now = mean_interval(shifted(0.5, 1.0, 5))
     assert seeds_to_settle(now, [0.0, 0.6]) > seeds_to_settle(now, [0.0])
 

@@ -20,7 +20,7 @@ import synthetic
 from leaderboard import arenas, machine, markdown
 from leaderboard.build import CSP, build, pages, script_json
 from leaderboard.views import slug, span, typeset
-from repro.claims.judge import Finding
+from repro.claims.judge import PLACEBO_SHIFT, Finding
 from repro.claims.statistics import Interval
 from repro.papers import ROOT, load_paper, slugs
 from repro.records import Record, load, write_reference
@@ -380,6 +380,18 @@ def test_methods_that_cannot_be_told_apart_share_a_rank(tmp_path):
     ranks = {r.entry.arm: r.rank for r in ranked}
     assert ranks == {"coe-shared-gate": 1, "coe-frozen-gate": 1, "coe": 3, "moe": 4}
     assert [r.tied for r in ranked] == [True, True, False, False]
+
+
+def test_placebo_runs_take_no_part_in_an_arena(tmp_path):
+    (tmp_path / "toy.toml").write_text(ARENA)
+    (specification,) = arenas.specifications(tmp_path)
+    records = synthetic.coe_records(settings=("composition",))
+    shifted = [synthetic.coe_record("composition", "coe", PLACEBO_SHIFT + n, shift=9.0) for n in range(3)]
+    plain, more = (
+        arenas.assemble(specification, arenas.entries(story(load_paper("coe"), found), specification))
+        for found in (records, [*records, *shifted])
+    )
+    assert [e.values for e in more.entries] == [e.values for e in plain.entries]
 
 
 def test_ranking_without_shared_seeds_and_with_too_few():
