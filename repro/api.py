@@ -45,13 +45,14 @@ def reproduce(
         seeds: how many, counted from 0.
         overrides: options of the paper's configuration, already of their types.
         workers: processes; 0 runs in this one.
-        placebo: compare each baseline with itself under other seeds.
+        placebo: compare one arm of each pair with itself under other seeds.
 
     Raises:
         KeyError: for an unknown paper.
         ValueError: for an unknown name, with the nearest valid ones.
 
-    Runs that failed are listed under ``attrs["failed"]`` of the table, as ``setting/arm seed: reason``.
+    Runs that failed are listed under ``attrs["failed"]`` of the table, as ``setting/arm seed: reason``; after Ctrl-C
+    ``attrs["interrupted"]`` is true and the table is of what was finished.
     """
     from repro import runner
     from repro.claims import judge
@@ -71,6 +72,7 @@ def reproduce(
         if not claims or judgement.claim.id in claims:
             rows += _rows(found.slug, judgement.claim, scale, judgement.verdict, judgement.findings)
     table = _table(rows)
+    table.attrs["interrupted"] = summary.interrupted
     table.attrs["failed"] = [
         f"{r.setting}/{r.arm} seed {r.seed}: {r.error.get('message') or r.status}" for r in summary.failed
     ]

@@ -16,11 +16,12 @@ from typing import Literal
 
 from repro import papers
 from repro.claims import ACCOUNTING, SCALES, Claim, Computed, Finding, Interval, Judgement, Paper, judge
-from repro.claims.contract import Kind, Published, Role, Verdict
+from repro.claims.contract import Comparison, Kind, Published, Role, Verdict
 from repro.claims.judge import PLACEBO_SHIFT, combine
 from repro.records import Record, load, standard
 from repro.records.confirm import confirmed
 from repro.records.provenance import earlier_codes, run_code
+from repro.records.schema import clocked
 
 Origin = Literal["local", "reference"]
 ORIGINS: tuple[Origin, ...] = ("local", "reference")
@@ -181,6 +182,16 @@ def is_stale(paper: Paper, record: Record) -> bool:
     return code not in (record.code, earlier_codes(entry, data, record.device_kind).get(record.code))
 
 
+def reads_a_clock(comparison: Comparison) -> bool:
+    """Whether a comparison rests on seconds or on measured memory: by its metric, a precondition's, or what its arms
+    are matched on. Runs that are repeated need not give these again."""
+    if isinstance(comparison, Computed):
+        return False
+    metrics = [comparison.metric, *(p.metric for p in comparison.preconditions)]
+    matched = [m.quantity for m in comparison.matched]
+    return any(map(clocked, [*metrics, *matched])) or any(name.startswith("peak_") for name in matched)
+
+
 def story(
     paper: Paper, reference: Iterable[Record], local: Iterable[Record] = (), problems: Sequence[str] = ()
 ) -> Story:
@@ -199,9 +210,10 @@ _Key = tuple[str, str, str, str]
 def _judged(paper: Paper, records: list[Record], origin: Origin) -> tuple[dict[_Key, Row], list[Sourced]]:
     used: set[str] = set()
     rows: dict[_Key, Row] = {}
-    stale = {r.key for r in records if is_stale(paper, r)}
-    held = confirmed(records, stale)
-    stale -= held.keys()
+    changed = {r.key for r in records if is_stale(paper, r)}
+    held = confirmed(records, changed)
+    stale = changed - held.keys()
+    timed = {(c.id, p.name) for c in paper.claims for p in c.comparisons if reads_a_clock(p)}
     scales = [s for s in SCALES if s != "smoke" and any(r.scale == s and r.arm != ACCOUNTING for r in records)]
     if not scales and any(r.arm == ACCOUNTING for r in records):
         scales = ["laptop"]
@@ -210,15 +222,18 @@ def _judged(paper: Paper, records: list[Record], origin: Origin) -> tuple[dict[_
         used.update(r.key for r in chosen)
         for judgement in judge(paper, chosen, scale):
             for finding in judgement.findings:
+                # what a clock decides is not among what a repeated run has to give again
+                by_clock = (finding.claim, finding.comparison) in timed
+                old = changed if by_clock else stale
                 rows[finding.claim, finding.comparison, finding.setting, finding.scale] = Row(
                     paper.slug,
                     judgement.claim.kind,
                     judgement.claim.headline,
                     setting_title(paper, finding.setting),
                     origin,
-                    any(key in stale for key in finding.records),
+                    any(key in old for key in finding.records),
                     finding,
-                    sum(key in held for key in finding.records),
+                    0 if by_clock else sum(key in held for key in finding.records),
                 )
     return rows, [Sourced(r, origin, r.key in stale, r.key in used, r.key in held) for r in records]
 

@@ -57,7 +57,9 @@ def select(paper: Paper, arguments: argparse.Namespace) -> Selection:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the papers named, judge them and write the leaderboard page."""
+    """Run the papers named, judge them and write the leaderboard page. Raises BadInput."""
+    if arguments.reference and arguments.overrides:
+        raise BadInput("--reference keeps runs of a preset: with --set they are others, and would take their place")
     check_means(arguments)
     broken: list[papers.BrokenPaper] = []
     if "all" in arguments.papers:

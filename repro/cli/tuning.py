@@ -15,7 +15,7 @@ from repro.cli.choices import BadInput, parse_overrides, pick, pick_all
 from repro.cli.listing import find_paper
 from repro.cli.running import check_means, require_device
 from repro.records import Record, write_atomically
-from repro.records.schema import plain
+from repro.records.schema import clocked, plain
 
 #: Tuning seeds count from here; the judge reads seeds from 0 and never these.
 FIRST_SEED = 1000
@@ -92,7 +92,8 @@ def unmoved(found: Sequence[tuple[Mapping[str, Any], Record]]) -> list[tuple[str
     for point, record in found:
         if record.status == "ok":
             seeds = seen.setdefault((record.setting, record.arm), {})
-            seeds.setdefault(record.seed, []).append((point, record.metrics))
+            counted = {name: value for name, value in record.metrics.items() if not clocked(name)}
+            seeds.setdefault(record.seed, []).append((point, counted))
     return [
         place for place, seeds in seen.items()
         if any(len(runs) > 1 for runs in seeds.values())
@@ -113,7 +114,11 @@ def key_of(cell: Mapping[str, Any]) -> str:
 
 def read(path: Any) -> list[dict[str, Any]]:
     """Cells of a tuning file; none when it is absent."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    cells = [json.loads(line) for line in path.read_text().splitlines()]
+    # JSON has no infinity: a record, and so a cell, spells it
+    return [{**c, "mean": float(c["mean"]), "values": [float(v) for v in c["values"]]} for c in cells]
 
 
 def rows(
@@ -157,18 +162,27 @@ def edge(best: Mapping[str, Any], cells: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def table(cells: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The groups of ``cells`` for people, with what ``kept`` has of them from earlier calls; best first."""
+    """The groups of ``cells`` for people, with what ``kept`` has of them from earlier calls; best first.
+
+    Cells of other code, or of another number of seeds, than this call's are shown below and never called best.
+    """
+    cells = list(cells)
+    here = {(group(cell), cell["code"], cell["seeds"]) for cell in cells}
     groups: dict[str, list[Mapping[str, Any]]] = {group(cell): [] for cell in cells}
     for cell in kept:
         if (name := group(cell)) in groups:
             groups[name].append(cell)
     out = []
-    for members in groups.values():
-        members.sort(key=lambda c: c["mean"])
+    for name, members in groups.items():
+        alike = {id(c) for c in members if (name, c["code"], c["seeds"]) in here}
+        members.sort(key=lambda c: (id(c) not in alike, c["mean"]))
+        comparable = [c for c in members if id(c) in alike]
         for cell in members:
             note = ""
-            if cell["mean"] == members[0]["mean"]:
-                note = "best" + (", at the edge: widen the grid" if edge(cell, members) else "")
+            if id(cell) not in alike:
+                note = "other code" if all(cell["code"] != c["code"] for c in comparable) else "other seeds"
+            elif cell["mean"] == members[0]["mean"]:
+                note = "best" + (", at the edge: widen the grid" if edge(cell, comparable) else "")
             options = {k: f"{v:g}" if isinstance(v, float) else v for k, v in cell["options"].items()}
             out.append({
                 "setting": cell["setting"], "arm": cell["arm"], **options, cell["metric"]: cell["mean"],

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repro.claims import ACCOUNTING
 from repro.records.provenance import run_key
 from repro.records.schema import BadRecord, Record, printable
 from repro.records.store import Loaded, Store, texts, write_atomically
@@ -159,11 +160,23 @@ def differences(ours: Record, theirs: Record) -> list[str]:
 def garbage(root: Path | str, papers: Mapping[str, Paper], now: float | None = None) -> Garbage:
     """What of a store no current code can use. Nothing is removed.
 
-    Records of papers that are not in ``papers``, records made by code that has changed since, records that cannot be
-    read, records of runs that failed, and part-written files whose writer is gone (an hour old; ``now`` is in seconds
-    since 1970).
+    Records of papers that are not in ``papers``, records made by code that has changed since and that no repeated run
+    confirms, records that cannot be read, records of runs that failed, and part-written files whose writer is gone (an
+    hour old; ``now`` is in seconds since 1970). Nothing is called stale where the code that is here cannot be read.
     """
-    from repro.report import is_stale
+    from repro.records.confirm import confirmed
+    from repro.report import current_code, is_stale
+
+    whole = [record for name, record in _read(root, []) if name.endswith(".json") and isinstance(record, Record)]
+    stale: set[str] = set()
+    for slug in {record.paper for record in whole} & papers.keys():
+        own = [record for record in whole if record.paper == slug]
+        paper = papers[slug]
+        entries = {r.key: paper.accounting if r.arm == ACCOUNTING else paper.experiment for r in own}
+        changed = {
+            r.key for r in own if is_stale(paper, r) and current_code(entries[r.key], str(r.config.get("data", "")))
+        }  # fmt: skip
+        stale |= changed - confirmed(own, changed).keys()
 
     out = Garbage()
 
@@ -180,7 +193,7 @@ def garbage(root: Path | str, papers: Mapping[str, Paper], now: float | None = N
             add(Path(name), printable(f"there is no paper {record.paper}"))
         elif record.status not in ("ok", "diverged"):
             add(Path(name), f"it ended in {record.status} and would be run again")
-        elif is_stale(papers[record.paper], record):
+        elif record.key in stale:
             add(Path(name), "stale: the code that made it has changed")
     moment = time.time() if now is None else now
     for folder, _, names in os.walk(root):

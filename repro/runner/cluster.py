@@ -138,7 +138,7 @@ class Cluster:
         try:
             import ray
         except ImportError:
-            raise NoCluster("the executor ray needs Ray: pip install 'repro[ray]'") from None
+            raise NoCluster("the executor ray needs Ray: pip install -e '.[ray]'") from None
         _reachable(self.address)
         # Ray warns that it will one day leave CUDA_VISIBLE_DEVICES alone
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

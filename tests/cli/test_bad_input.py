@@ -40,6 +40,7 @@ def says(capsys):
         ([*RUN, "--claims", "C1,Q9"], ["unknown claim 'Q9'", "C1"]),
         ([*RUN, "--set", "nonsense"], ["key=value", "'nonsense'"]),
         ([*RUN, "--set", "=3"], ["no option ''"]),
+        ([*RUN, "--set", "steps=3", "--reference"], ["--reference keeps runs of a preset"]),
         ([*RUN, "--seeds", "many"], ["--seeds", "int", "'many'"]),
         ([*RUN, "--seeds", "0"], ["--seeds must be above 0"]),
         ([*RUN, "--seeds", "-2"], ["--seeds must be above 0"]),

@@ -10,7 +10,7 @@ import synthetic
 from rich.console import Console
 
 from repro import report
-from repro.claims import Interval, judge
+from repro.claims import Interval, Match, judge
 from repro.claims.judge import PLACEBO_SHIFT
 from repro.cli.show import claims_table, show
 from repro.papers import load_paper
@@ -64,6 +64,22 @@ def test_a_row_is_stale_when_one_record_behind_it_is():
     story = report.story(PAPER, records)
     assert pick(story).stale
     assert not pick(story, setting="stdlib").stale
+
+
+def test_what_a_clock_decides_is_not_confirmed_by_a_repeated_run(monkeypatch):
+    claims = tuple(
+        replace(c, comparisons=tuple(
+            replace(p, matched=(*p.matched, Match("train_s", 9.0))) if (c.id, p.name) == ("C1", "vs-moe") else p
+            for p in c.comparisons
+        )) for c in PAPER.claims
+    )  # fmt: skip
+    old = some()
+    records = [
+        *(replace(r, code="0" * 16) for r in old), *(replace(r, key=f"new {r.key}") for r in old if r.seed == 0)
+    ]  # fmt: skip
+    assert pick(report.story(PAPER, records)).age == "confirmed"
+    timed = pick(report.story(replace(PAPER, claims=claims), records))
+    assert (timed.age, timed.confirmed) == ("stale", 0)
 
 
 def test_a_row_whose_stale_records_are_confirmed_is_not_stale():

@@ -174,6 +174,11 @@ def test_garbage_is_what_no_current_code_can_use(store, monkeypatch):
     stale.unlink()
     assert care.remove(found) == 4
     assert sorted(p for p in store.root.rglob("*") if p.is_file()) == sorted([good, fresh])
+    # what pages use as confirmed stays, and so does everything where the code that is here cannot be read
+    confirmed = [store.save(make(seed, key=f"{seed}" * 20, code="then")) for seed in (0, 5)]
+    assert not {path for path, _ in care.garbage(store.root, {"p": paper}).files} & set(confirmed)
+    monkeypatch.setattr(repro.report, "current_code", lambda *_: "")
+    assert {path for path, _ in care.garbage(store.root, {"p": paper}).files} <= {part, strange}
 
 
 # --------------------------------------------------------------------------------------------------------- command line
