@@ -170,7 +170,7 @@ SIZE = Match("params_total", 0.001)
 STEPS = (Match("train_steps"), Match("train_samples"), SIZE)
 FLOPS = Match("train_flops", 0.1)
 TIME = Match("train_s", 0.5)
-#: Of arms whose length was set by step times of a tuning seed, method by method.
+#: Of arms whose length was set method by method, by the step times of earlier records and by no accuracy.
 EVEN = Match("train_s", 0.15)
 #: NoProp-DT may be so many points behind and still count as matching.
 MARGIN = 1.0
