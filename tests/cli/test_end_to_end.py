@@ -229,4 +229,4 @@ def test_the_python_call_returns_tables(paper):
         check=True,
     )
     assert "'reproduced'" in done.stdout
-    assert "{'failed': []} ['C1', 'C2'] True Int64" in done.stdout
+    assert "{'interrupted': False, 'failed': []} ['C1', 'C2'] True Int64" in done.stdout
