@@ -63,7 +63,8 @@ def into_readme(text: str, sections: Sequence[Section]) -> str:
     _, closed, after = rest.partition(CLOSE)
     if not (opened and closed):
         raise ValueError(f"the README has no {OPEN} ... {CLOSE}")
-    table = _table(("paper", "its claims", "headline claim", "published", "ours"), [s.headline for s in sections])
+    columns = ("paper", "its claims", "headline claim", "published", "ours, at laptop scale where none is named")
+    table = _table(columns, [s.headline for s in sections])
     return f"{before}{OPEN}\n\n{table}\n\n{CLOSE}{after}"
 
 

@@ -175,9 +175,9 @@ def summary(story: Story) -> Summary:
     )
     head = story.headline
     rows = [r for r in head.rows if r.role == "primary" and r.verdict != "untested"] if head else []
-    measured = [SCALES.index(r.finding.scale) for r in rows if r.finding.computed is None]
-    if measured:
-        rows = [r for r in rows if r.finding.computed is None and SCALES.index(r.finding.scale) == max(measured)]
+    measured = [r for r in rows if r.finding.computed is None]
+    scale = max((r.finding.scale for r in measured), key=SCALES.index, default="laptop")
+    rows = [r for r in measured if r.finding.scale == scale] or rows
     dots = tuple(d for d in map(_dot, rows) if d is not None)
     return Summary(
         paper.slug,
@@ -193,7 +193,7 @@ def summary(story: Story) -> Summary:
         report.published_text(head.claim.published) if head else "",
         _published_effect(rows[0].finding) if rows else "",
         dots,
-        span(rows) + (f" at {SCALES[max(measured)]} scale" if measured and SCALES[max(measured)] != "laptop" else ""),
+        span(rows) + ("" if scale == "laptop" else f" at {scale} scale"),
         cost(story),
         tuple(dict.fromkeys(r.origin for r in story.rows if r.origin and r.verdict != "untested")),
         any(c.stale for c in story.claims),

@@ -273,10 +273,9 @@ def _claim(paper: Paper, claim: Claim, rows: Sequence[Row]) -> ClaimStory:
     # a scale at which nothing was measured says nothing beside another: what is computed belongs to no scale
     tried = [s for s in SCALES if any(v != "untested" for v in measured.get(s, ()))]
     verdicts: dict[str, Verdict] = {scale: combine([*measured[scale], *exact]) for scale in tried}
-    if not verdicts:
-        known = [s for s in SCALES if s in measured]
-        only = any(v != "untested" for v in exact) or (exact and not known)
-        verdicts["published" if only else known[0] if known else "laptop"] = combine(exact)
+    if not verdicts:  # what is computed alone: at the published size; nothing at all: where it would be measured
+        unmeasured = [s for s in SCALES if s in measured and combine(exact) == "untested"]
+        verdicts[next(iter(unmeasured), "published" if exact else "laptop")] = combine(exact)
     return ClaimStory(claim, tuple(own), verdicts)
 
 

@@ -163,14 +163,13 @@ SAMPLES, DEVICE = Match("point_samples", 0.01), Match("encoder_flops", 0.15)
 def ahead(
     name: str, title: str, better: str, worse: str, budget: str, *, settings: tuple[str, ...] = MAIN,
     matched: tuple[Match, ...] = (), role: Any = "primary", published: Any = None, share: float = 1.0,
-    conditions: tuple[Precondition, ...] = (),
+    also: tuple[Precondition, ...] = (),
 ) -> Contrast:  # fmt: skip
-    """Points of accuracy at a budget of bytes: those of ``better`` minus those (a ``share``) of ``worse``.
-    ``conditions``: empty for a teacher that is good enough."""
+    """Points of accuracy at a budget of bytes: those of ``better`` minus those (a ``share``) of ``worse``, if the
+    teacher is good enough and ``also`` holds."""
     return Contrast(
         name, title, {better: 1.0, worse: -share}, f"accuracy_{budget}", Superiority(), settings, matched=matched,
-        preconditions=conditions or (ANSWERED if settings[0] in OTHER else TAUGHT,), role=role, unit=POINT,
-        published=published,
+        preconditions=(ANSWERED if settings[0] in OTHER else TAUGHT, *also), role=role, unit=POINT, published=published,
     )  # fmt: skip
 
 
@@ -215,7 +214,7 @@ CLAIMS = (
         (
             *(
                 ahead(f"{codec}-{budget}", f"accuracy at {text}, student minus {title}", "student", codec, budget,
-                      conditions=(TAUGHT, *reaching("student", budget)),
+                      also=reaching("student", budget),
                       role="secondary" if (codec, budget) == ("webp", "large") else "primary")
                 for budget, text in WIDE for codec, title in FILES
             ),
@@ -236,7 +235,7 @@ CLAIMS = (
             *(
                 ahead(f"drawn-{budget}", f"negative control: encoder not learned, minus AVIF, at {text}", "drawn",
                       "avif", budget, settings=("cluttered",), role="control",
-                      conditions=(TAUGHT, *reaching("drawn", budget)))
+                      also=reaching("drawn", budget))
                 for budget, text in WIDE
             ),
             ahead("learned", "student minus a student whose encoder is not learned, at 32 bytes", "student", "drawn",
@@ -254,19 +253,19 @@ CLAIMS = (
                   FIGURE),
         (
             ahead("crbq", "accuracy at 64 bytes, student minus CR+BQ", "student", "crbq", "wide",
-                  matched=(SAMPLES, DEVICE), conditions=(TAUGHT, *reaching("student", "wide")),
+                  matched=(SAMPLES, DEVICE), also=reaching("student", "wide"),
                   published=Published("75.3 and 72.1 at 7.8 KB", FIGURE, 3.1)),
             ahead("end-large", "accuracy at 32 bytes, student minus end-to-end", "student", "end", "large",
                   matched=(SAMPLES, DEVICE), published=Published("73.6 and 62.9 at 3.3 KB", FIGURE, 10.7)),
             ahead("end-small", "accuracy at 16 bytes, student minus end-to-end", "student", "end", "small",
                   matched=(SAMPLES, DEVICE)),
             ahead("crbq-tuned", "accuracy at 64 bytes, student minus CR+BQ with stage 2", "student", "crbq-tuned",
-                  "wide", matched=(SAMPLES, DEVICE), conditions=(TAUGHT, *reaching("student", "wide")),
+                  "wide", matched=(SAMPLES, DEVICE), also=reaching("student", "wide"),
                   role="secondary"),
             *(
                 ahead(f"few-{budget}", f"with 200 labels, accuracy at {text}, student minus end-to-end", "student",
                       "end", budget, settings=("few-labels",), matched=(SAMPLES, DEVICE), role="secondary",
-                      conditions=(TAUGHT, SENDS))
+                      also=(SENDS,))
                 for budget, text in BOTH
             ),
         ),

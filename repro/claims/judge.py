@@ -272,7 +272,7 @@ def _compare(
         for a, s in cells
         if a in measured and not math.isfinite(bench.value(setting, a, s, comparison.metric))
     ]
-    without = [f"{comparison.metric} is not finite: {', '.join(blank)}"] if blank else []
+    reasons = [f"{comparison.metric} is not finite: {', '.join(blank)}"] if blank else []
 
     if isinstance(comparison, Ordering):
         verdict, reason = _order(comparison, setting, seeds, bench)
@@ -286,11 +286,10 @@ def _compare(
         # against a published effect on the wrong side of zero a ratio would read as agreement
         if published is not None and published.effect is not None and published.effect > 0:
             ratio = effect.mean / published.effect
-    if without:
-        reason = without[0]
     if failed:
         verdict, settle = "inconclusive", None
-        reason = "; ".join(["precondition not met: " + "; ".join(p.title for p in failed), *without])
+        reasons.insert(0, "precondition not met: " + "; ".join(p.title for p in failed))
+    reason = "; ".join(reasons) or reason
     if unfair:
         verdict, settle = "unfair", None
         reason = "arms not matched: " + "; ".join(

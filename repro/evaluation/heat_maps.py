@@ -23,8 +23,7 @@ def heat_maps(
         cell: side of an entry in pixels.
         top: value of the last colour; None: the largest there is.
 
-    Raises ValueError without a panel or for one that is no matrix, ImportError without Pillow (``pip install
-    'repro[vision]'``), which makes the file a tenth as large.
+    Raises ValueError without a panel or for one that is no matrix.
     """
     import altair as alt
     import vl_convert

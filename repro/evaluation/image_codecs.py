@@ -34,8 +34,7 @@ def code_images(pixels: Tensor, codec: str, quality: int) -> Coded:
         codec: ``jpeg``, ``webp`` or ``avif``.
         quality: as Pillow takes it, 0 (smallest) to 100.
 
-    Raises ValueError for another codec, ImportError without Pillow (``pip install 'repro[vision]'``), and what Pillow
-    raises where its build lacks the codec.
+    Raises ValueError for another codec, and what Pillow raises where its build lacks the codec.
     """
     files = [encode_image(image, codec, quality) for image in pixels]
     payload = [CODECS[codec][1](file) for file in files]

@@ -18,7 +18,7 @@ def image(pixels: Any, text: str, scale: int = 1) -> Picture:
         text: what it shows, in words.
         scale: every pixel becomes a square of so many.
 
-    Raises ValueError for another shape, ImportError without Pillow (``pip install 'repro[vision]'``).
+    Raises ValueError for another shape.
     """
     from PIL import Image
 

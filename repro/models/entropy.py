@@ -153,8 +153,6 @@ class FactorisedCode:
 
     A message is the shortest one that the range coder decodes exactly, with zeros behind it; its length is known to the
     receiver, as that of a packet is. It can be empty.
-
-    Raises ImportError without constriction (``pip install 'repro[compression]'``).
     """
 
     def __init__(self, medians: Tensor, low: Tensor, frequencies: list[np.ndarray]) -> None:

@@ -66,7 +66,7 @@ def test_a_row_is_stale_when_one_record_behind_it_is():
     assert not pick(story, setting="stdlib").stale
 
 
-def test_what_a_clock_decides_is_not_confirmed_by_a_repeated_run(monkeypatch):
+def test_what_a_clock_decides_is_not_confirmed_by_a_repeated_run():
     claims = tuple(
         replace(c, comparisons=tuple(
             replace(p, matched=(*p.matched, Match("train_s", 9.0))) if (c.id, p.name) == ("C1", "vs-moe") else p

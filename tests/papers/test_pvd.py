@@ -361,7 +361,7 @@ def test_the_accounting():
 
 
 def comparison(claim, name):
-    return next(c for k in PAPER.claims if k.id == claim for c in k.comparisons if c.name == name)
+    return next(c for c in PAPER.claim(claim).comparisons if c.name == name)
 
 
 def test_in_reverse_the_feature_has_no_weight_left():
@@ -374,7 +374,7 @@ def test_in_reverse_the_feature_has_no_weight_left():
 
 
 def test_both_halves_of_clamped_logarithms_decide():
-    deciding = {c.name: c for c in next(k for k in PAPER.claims if k.id == "C4").comparisons if c.role == "primary"}
+    deciding = {c.name: c for c in PAPER.claim("C4").comparisons if c.role == "primary"}
     assert set(deciding) == {"sigma", "log"}
     assert {c.rule for c in deciding.values()} == {Superiority(1.0)}
 

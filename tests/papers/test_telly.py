@@ -23,13 +23,15 @@ from papers.telly.method import (
     telly,
     trained_parameters,
 )
-from papers.telly.paper import PAPER, Config, learning_rate
+from papers.telly.paper import MOST_COMMON, PAPER, Config, learning_rate
 from papers.telly.published import GRAPHCODEBERT, TASKS, UNIXCODER, Published, Shape, accounting, on_meta, step_flops
 from repro.claims import judge
+from repro.data.stdlib_functions import stdlib_functions
 from repro.profiling.counts import count_step
 from repro.records import Record
 from repro.runner import Context
 from repro.training.code_encoder import hidden_states
+from repro.training.code_tasks import Completion
 
 DEPTH, VOCAB = 4, 50
 
@@ -384,6 +386,14 @@ def test_a_prefix_that_is_no_token_is_an_error(hub):
 
 
 # --- rules ----------------------------------------------------------------------------------------------------
+
+
+def test_how_often_the_most_common_name_is_right():
+    data = stdlib_functions()
+    task = Completion(data, Config().code_length)
+    train, test = (task.batch(torch.arange(len(data.names[s].rows)), s)[2] for s in ("train", "test"))
+    # another release of Python has other functions
+    assert 100 * float((test == train.mode().values).double().mean()) == pytest.approx(MOST_COMMON, abs=0.5)
 
 
 @pytest.mark.parametrize(("quality", "verdict"), [(4.0, "inconclusive"), (8.0, "reproduced")])
