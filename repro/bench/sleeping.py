@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import papers
+from repro.records.provenance import run_code
 from repro.runner import Context, Outcome, Run
 
 #: For the worker processes: mean seconds of a nap, the second since the epoch from which beginnings are counted (a
@@ -46,10 +47,11 @@ def nap(config: Any, context: Context) -> Outcome:
 def naps(count: int) -> list[Run]:
     """A plan of so many of them."""
     paper = papers.slugs()[0]  # a run belongs to a paper; its configuration is not read
+    entry = "repro.bench.sleeping.nap"
     return [
         Run(
-            paper=paper, setting="nap", arm="nap", scale="smoke", seed=seed, config={}, device="cpu", code="nap",
-            key=f"nap{seed:06d}", entry="repro.bench.sleeping.nap", time_limit=3600.0, memory_limit=MEMORY,
+            paper=paper, setting="nap", arm="nap", scale="smoke", seed=seed, config={}, device="cpu",
+            code=run_code(entry, {}), key=f"nap{seed:06d}", entry=entry, time_limit=3600.0, memory_limit=MEMORY,
         )
         for seed in range(count)
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from repro.claims import ACCOUNTING
 from repro.records.provenance import run_key
 from repro.records.schema import BadRecord, Record, printable
-from repro.records.store import Loaded, Store, texts, write_atomically
+from repro.records.store import Loaded, Store, texts
 
 if TYPE_CHECKING:
     from repro.claims import Paper
@@ -109,6 +109,8 @@ def merge(source: Path | str, into: Store) -> Merged:
     What is there stays. A finished record takes the place of a failed one. Two finished records of one key whose
     results agree to the last digit are one, though their timings and machines differ; where they do not agree both
     files stay as they are and the conflict is reported. Damaged records are named and left out.
+
+    Raises CannotStore; what was merged before stays.
     """
     out = Merged()
     for name, record in _read(source, out.problems):
@@ -137,7 +139,7 @@ def merge(source: Path | str, into: Store) -> Merged:
         else:
             out.replaced += path.exists()
             out.added += not path.exists()
-            write_atomically(path, record.to_json() + "\n")
+            into.save(record)
     return out
 
 
@@ -167,11 +169,10 @@ def garbage(root: Path | str, papers: Mapping[str, Paper], now: float | None = N
     from repro.records.confirm import confirmed
     from repro.report import current_code, is_stale
 
-    whole = [record for name, record in _read(root, []) if name.endswith(".json") and isinstance(record, Record)]
+    read = [(name, record) for name, record in _read(root, []) if name.endswith(".json")]
     stale: set[str] = set()
-    for slug in {record.paper for record in whole} & papers.keys():
-        own = [record for record in whole if record.paper == slug]
-        paper = papers[slug]
+    for slug, paper in papers.items():
+        own = [record for _, record in read if isinstance(record, Record) and record.paper == slug]
         entries = {r.key: paper.accounting if r.arm == ACCOUNTING else paper.experiment for r in own}
         changed = {
             r.key for r in own if is_stale(paper, r) and current_code(entries[r.key], str(r.config.get("data", "")))
@@ -184,9 +185,7 @@ def garbage(root: Path | str, papers: Mapping[str, Paper], now: float | None = N
         out.files.append((path, why))
         out.bytes += path.stat().st_size
 
-    for name, record in _read(root, []):
-        if not name.endswith(".json"):
-            continue
+    for name, record in read:
         if isinstance(record, BadRecord):
             add(Path(name), f"unreadable: {record}")
         elif record.paper not in papers:

@@ -10,14 +10,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.claims import ACCOUNTING
 from repro.records import Record
-from repro.records.provenance import commit, environment
+from repro.records.provenance import commit, environment, run_code
 from repro.runner.outcome import Context, Outcome, quiet
 from repro.runner.plan import Run
 
@@ -84,8 +84,15 @@ def give_back(device: str) -> None:
 
 
 def _entry(run: Run) -> Callable[..., Any]:
+    """What carries the run out. Raises RuntimeError where its code is not that of the plan any more."""
     module, _, name = run.entry.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    function = getattr(importlib.import_module(module), name)
+    now = run.code
+    with suppress(FileNotFoundError):  # what lies outside of the project's code has no hash
+        now = run_code(run.entry, run.config, run.device)
+    if now != run.code:  # a worker may import long after the plan was made, and the record tells the plan's hash
+        raise RuntimeError(f"{run.entry} is no longer the code that the run was planned with: {now}, was {run.code}")
+    return function
 
 
 def perform(run: Run, progress: Progress | None = None, engine: Engine | None = None) -> tuple[Outcome, list[int]]:

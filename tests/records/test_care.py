@@ -9,7 +9,7 @@ import pytest
 
 from repro.claims import Arm, Paper, Preset, Setting
 from repro.cli import main
-from repro.records import BadRecord, Record, Store, care, write_reference
+from repro.records import BadRecord, CannotStore, Record, Store, care, write_reference
 from repro.records.provenance import run_key
 
 
@@ -128,6 +128,18 @@ def test_a_conflict_is_reported_and_nothing_is_chosen(store, tmp_path):
     assert ours.read_bytes() == before
     store.save(make(1))
     assert care.differences(make(0), make(0, status="diverged")) == ["status ok and diverged"]
+
+
+def test_a_merge_that_cannot_be_written_is_no_traceback(store, tmp_path, monkeypatch, capsys):
+    write_reference([make(0), make(1)], tmp_path / "other")
+    store.root.parent.mkdir(exist_ok=True)
+    store.root.write_text("a file where the store would be")
+    with pytest.raises(CannotStore, match="cannot be written"):
+        care.merge(tmp_path / "other", store)
+    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "results").write_text("another")
+    assert main(["records", "merge", str(tmp_path / "other")]) == 1
+    assert "what was finished before is kept" in capsys.readouterr().err
 
 
 def test_what_is_damaged_or_would_leave_the_store_is_not_merged(store, tmp_path):

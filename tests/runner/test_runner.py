@@ -93,6 +93,15 @@ def test_a_failed_run_is_tried_again_and_its_record_replaced(tmp_path):
     assert [r.status for r in store.load().records] == ["ok"] * 3
 
 
+def test_code_that_has_changed_since_the_plan_leaves_no_result_under_its_hash(tmp_path):
+    (planned,) = plan(PAPER, "smoke", settings=["composition"], arms=["moe"], claims=["C1"], seeds=1)
+    changed = replace(planned, code="0" * 16)
+    for workers in (0, 1):
+        summary = execute([changed], Store(tmp_path / str(workers)), workers=workers)
+        assert [r.status for r in summary.failed] == ["failed"]
+        assert "no longer the code that the run was planned with" in summary.failed[0].error["message"]
+
+
 def test_a_diverged_run_is_a_result(tmp_path):
     store = Store(tmp_path)
     summary = execute(runs("diverges", 1), store, workers=0)
