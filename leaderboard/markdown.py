@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,13 +97,26 @@ def _headline(story: Story) -> tuple[str, ...]:
 def _said(rows: Sequence[Row]) -> str:
     """What was found of a claim at one scale: each comparison of a few, how many have which verdict of more."""
     if len(rows) <= FEW:
-        return "; ".join(
-            f"{report.GLYPHS[r.verdict]} {report.ours(r.finding)}{f' {r.setting_title}' if r.setting_title else ''}"
-            for r in rows
-        )
+        return "; ".join(f"{report.GLYPHS[r.verdict]} {text}" for r, text in zip(rows, apart(rows), strict=True))
     by_verdict = {v: [r for r in rows if r.verdict == v] for v in report.GLYPHS}
     parts = [f"{report.GLYPHS[v]} {len(some)} of {len(rows)}: {span(some)}" for v, some in by_verdict.items() if some]
     return "; ".join(part.removesuffix(": ") for part in parts)
+
+
+def apart(rows: Sequence[Row]) -> list[str]:
+    """What was found in each row, with what tells it from the others: the setting, the scale, and where they share
+    both the part of the claim."""
+    scales = {r.finding.scale for r in rows}
+    places = [
+        ", ".join(filter(None, (r.setting_title, f"{r.finding.scale} scale" if len(scales) > 1 else ""))) for r in rows
+    ]
+    shared, parts = Counter(places), Counter(r.finding.title for r in rows)
+    out = []
+    for row, place in zip(rows, places, strict=True):
+        told = [place] if shared[place] == 1 or parts[row.finding.title] > 1 else []
+        told += [row.finding.title] if shared[place] > 1 else []
+        out.append(report.ours(row.finding) + "".join(f" ({text})" for text in told if text))
+    return out
 
 
 def _overview(story: Story) -> tuple[str, ...]:
@@ -112,7 +126,7 @@ def _overview(story: Story) -> tuple[str, ...]:
     if head is None:
         return (paper.short, paper.area, marks, "", "", "")
     rows = [r for r in head.rows if r.role == "primary" and r.verdict != "untested"]
-    measured = "; ".join(f"{report.ours(r.finding)}{f' in {r.setting_title}' if r.setting_title else ''}" for r in rows)
+    measured = "; ".join(apart(rows))
     return (
         f"[{paper.short}](#{paper.slug})",
         paper.area,

@@ -348,6 +348,22 @@ def test_the_table_of_results_in_the_readme_is_that_of_the_records():
     assert markdown.into_readme(text, sections) == text, "run python -m leaderboard --no-local --readme README.md"
 
 
+def test_figures_of_a_headline_say_what_tells_them_apart():
+    def row(title, setting, scale="laptop"):
+        found = Finding("C1", "c", title, "primary", "s", scale, "reproduced", "", " points", Interval(2, 1, 3, 3, 1))
+        return Row("p", "quality", True, setting, "reference", False, found)
+
+    figure = "+2.0 points [+1.0, +3.0]"
+    for rows, told in (
+        ([row("a", "")], [""]),
+        ([row("a", "X"), row("a", "Y")], [" (X)", " (Y)"]),
+        ([row("a", "X"), row("b", "X")], [" (a)", " (b)"]),
+        ([row("a", "X"), row("a", "X", "gpu")], [" (X, laptop scale)", " (X, gpu scale)"]),
+        ([row("a", "X"), row("b", "X"), row("a", "Y")], [" (X) (a)", " (b)", " (Y)"]),
+    ):
+        assert markdown.apart(rows) == [figure + text for text in told]
+
+
 def test_a_readme_without_marks_is_refused():
     with pytest.raises(ValueError, match="the README has no"):
         markdown.into_readme("# Title\n", [])
