@@ -218,7 +218,8 @@ def obtain_teacher(config: Config, context: Context, data: ImageData) -> Teacher
         fit(teacher, order, loss, optimisation, lambda: cross_entropy(teacher, held), context.progress)
         return Built(teacher.state_dict(), {})
 
-    part = Part(f"teacher-{task}", identity_of(config, TEACHER, seed, task=task), build, __name__)
+    identity = identity_of(config, TEACHER, seed, task=task, images=data.fingerprint)
+    part = Part(f"teacher-{task}", identity, build, __name__)
     teacher = fresh_teacher(config, data, seed, task)
     teacher.load_state_dict(obtain([part])[0].state)
     return teacher.eval().requires_grad_(False)
@@ -296,7 +297,7 @@ def first_stage(bench: Bench, rate: float, epochs: int) -> Student:
         f"first-{config.learner}",
         identity_of(
             config, STAGE, context.seed, task=config.task, learner=config.learner, targets=config.targets,
-            encoder=config.encoder, rate=rate, own_epochs=epochs, **labels,
+            encoder=config.encoder, rate=rate, own_epochs=epochs, images=bench.data.fingerprint, **labels,
         ),
         make,
         __name__,

@@ -80,14 +80,15 @@ def jpeg_payload(file: bytes) -> int:
 
 
 def webp_payload(file: bytes) -> int:
-    """Bytes of the frame of a lossy WebP file without its start code and size. Raises ValueError for another file."""
+    """Bytes of the frame of a lossy WebP file without its start code and size (RFC 6386, 9.1; the three bytes before
+    them hold the length of a partition, which the decoder needs). Raises ValueError for another file."""
     if file[:4] != b"RIFF" or file[8:12] != b"WEBP":
         raise ValueError("not a WebP file")
     at = 12
     while at < len(file):
         kind, length = file[at : at + 4], struct.unpack("<I", file[at + 4 : at + 8])[0]
         if kind == b"VP8 ":
-            return length - 10
+            return length - 7
         at += 8 + length + length % 2
     raise ValueError("no lossy frame in this WebP file")
 

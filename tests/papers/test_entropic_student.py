@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from papers.entropic_student import experiment
 from papers.entropic_student.baselines import EightBits, drawn_encoder, narrow_encoder, pixel_decoder
 from papers.entropic_student.method import (
     UNLABELLED,
@@ -24,6 +26,7 @@ from papers.entropic_student.method import (
 from papers.entropic_student.model import Teacher
 from papers.entropic_student.paper import PAPER, Config
 from repro.claims import judge
+from repro.data.images import Images
 from repro.models.entropy import FactorisedPrior
 from repro.records import Record
 from repro.runner import Context
@@ -354,6 +357,24 @@ def test_a_shared_encoder_is_the_one_of_the_classes(tmp_path, monkeypatch):
     assert same(state(original.encoder), student.encoder)
     assert same(state(original.prior), student.prior)
     assert bench.teacher(bench.train.pixels[:2]).shape == (2, 9)
+
+
+def test_other_images_get_another_teacher(monkeypatch):
+    config = Config(**PAPER.resolve("cluttered", "jpeg", "smoke"))
+    context = Context(seed=0)
+    data = experiment.load(config, 0)
+    places = []
+
+    def obtain(parts):
+        places.extend(part.place() for part in parts)
+        raise StopIteration
+
+    monkeypatch.setattr(experiment, "obtain", obtain)
+    brighter = Images(data.train.pixels + 0.01, data.train.labels)
+    for images in (data, replace(data), replace(data, train=brighter, fingerprint="")):
+        with pytest.raises(StopIteration):
+            experiment.obtain_teacher(config, context, images)
+    assert places[0] == places[1] != places[2]
 
 
 def test_what_learners_are_not_told_is_not_used(tmp_path, monkeypatch):
