@@ -48,7 +48,8 @@ def components(images: Tensor, count: int) -> Components:
 
 def frechet_distance(real: np.ndarray, made: np.ndarray) -> float:
     """Squared Frechet distance of the normals with the means and covariances of two sets of features (Heusel et al.,
-    2017). Biased upwards by about d (d + 1) / N: compare sets of equal size only."""
+    2017). Biased upwards, for whitened normal features and N of each by about d (d + 1) / (2 N) + 2 d / N: compare sets
+    of equal size only."""
     return frechet_of_normals(
         real.mean(0), np.cov(real, rowvar=False), made.mean(0), np.cov(made, rowvar=False)
     )  # fmt: skip

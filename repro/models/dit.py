@@ -147,7 +147,8 @@ class DiT(nn.Module):
     """Images ``[B, C, H, H]``, times ``[B]`` in [0, 1] and labels ``[B]`` to ``[B, outputs, H, H]``.
 
     Args:
-        feed_forward: makes what stands for the MLP of each block. The default is DiT's own, GELU with 4 D units.
+        feed_forward: makes what stands for the MLP of each block. The default is DiT's, GELU with 4 D units,
+            but for its exact form, where DiT's code has that by tanh.
     """
 
     def __init__(self, config: DiTConfig, feed_forward: FeedForward | None = None):

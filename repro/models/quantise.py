@@ -518,7 +518,7 @@ class Bank:
 
 
 def stored_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers of a module that would be saved."""
+    """Bytes of all parameters and buffers in the state of a module; tied ones count under each name."""
     return sum(part.nbytes for part in module.state_dict().values())
 
 

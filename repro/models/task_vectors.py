@@ -79,7 +79,8 @@ def unflatten(row: Tensor, like: State) -> Vector:
 
 
 def trim(row: Tensor, keep: float) -> Tensor:
-    """The entries [d] that are among the ``keep * d`` (rounded down) largest by magnitude, ties kept; zero elsewhere.
+    """The entries [d] that are among the ``keep * d`` (rounded down) largest by magnitude, with the next one, as the
+    authors' code has it, and ties; zero elsewhere.
 
     Raises ValueError for a share that keeps nothing, or is above 1.
     """

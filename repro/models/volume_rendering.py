@@ -26,7 +26,8 @@ class Rays(NamedTuple):
 
 
 def hemisphere(count: int, radius: float, generator: torch.Generator, lowest: float = 0.0) -> Tensor:
-    """Camera centres [count, 3], uniform on the part of the upper hemisphere above ``lowest`` degrees; z is up."""
+    """Camera centres [count, 3], uniform on the part of the upper hemisphere above ``lowest`` degrees, but for the 11
+    degrees around the pole; z is up."""
     drawn = torch.rand(count, 2, generator=generator)
     low = math.sin(math.radians(lowest))
     height = low + (0.98 - low) * drawn[:, 0]

@@ -3,7 +3,8 @@
 FLOPs are those of the algorithm, not of the way it is carried out: they are counted by torch's flop counter while the
 experts run one by one on the tokens routed to them (`repro.models.dispatch.naive`) and attention runs as plain matrix
 products (full square, causal masking not discounted). Two FLOPs per multiply-accumulate; element-wise work is not
-counted. A step's backward pass is counted as it runs.
+counted. A step's backward pass is counted as it runs, and so is attention over the neighbours in a graph, which is free
+where it is sparse.
 """
 
 from __future__ import annotations

@@ -170,7 +170,8 @@ def profile_nodes(
     model: nn.Module, loss: Callable[[], Tensor], steps: int, labelled: int, seed: int
 ) -> dict[str, float]:  # fmt: skip
     """What fairness is audited on: parameters, ``train_samples`` (labelled nodes times steps), ``steps``,
-    ``train_flops`` (of matrix products; sums over neighbours are not counted) and ``activation_bytes``."""
+    ``train_flops`` (of matrix products; sums over neighbours are counted where `repro.models.message_passing.attend`
+    takes all pairs of nodes) and ``activation_bytes``."""
     with torch.random.fork_rng():
         torch.manual_seed(order_seed("sampling", seed))
         forward, step = count_step(model, loss)
