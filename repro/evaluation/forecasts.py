@@ -114,8 +114,8 @@ def cell_scores(windows: Windows, samples: Tensor) -> dict[str, dict[str, float]
 
 def relative_scores(windows: Windows, samples: Tensor) -> dict[str, float]:
     """Geometric means over cells of `cell_scores`: below 1 is better than the seasonal naive forecast. With
-    ``coverage``, the percentage of values between the 10 % and the 90 % quantile: of S samples that are calibrated, from
-    80 (S - 1) / (S + 1) to 80."""
+    ``coverage``, the percentage of values between the 10 % and the 90 % quantile: of S samples that are calibrated,
+    from 80 (S - 1) / (S + 1) to 80."""
     cells = cell_scores(windows, samples)
     low, high = sample_quantiles(samples, (0.1, 0.9))
     inside = (windows.future >= low) & (windows.future <= high)

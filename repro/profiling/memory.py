@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,12 +14,14 @@ class PeakMemory:
     """Peak memory of a block, in bytes: allocated device memory on CUDA, resident memory of the process elsewhere.
 
     Resident memory holds the interpreter and its libraries too, so it bounds a run's need from above;
-    `training_bytes` counts what the training itself holds.
+    `training_bytes` counts what the training itself holds. It is known where the kernel keeps a high-water mark and
+    lets a process reset it (Linux); elsewhere ``peak_bytes`` stays nan.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self.peak_bytes = 0.0
+        self.peak_bytes = math.nan
+        self._reset = False
 
     def __enter__(self) -> PeakMemory:
         if self.device.startswith("cuda"):
@@ -25,8 +29,9 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats()
         else:
-            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-                file.write("5")  # the kernel's way to reset the high-water mark
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # the kernel's way to reset the high-water mark
+                self._reset = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
@@ -34,16 +39,11 @@ class PeakMemory:
             import torch
 
             self.peak_bytes = float(torch.cuda.max_memory_allocated())
-            return
-        try:
+        elif self._reset:
             with open("/proc/self/status") as file:
                 for line in file:
                     if line.startswith("VmHWM"):
                         self.peak_bytes = float(line.split()[1]) * 1024
-        except OSError:
-            import resource
-
-            self.peak_bytes = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
 def saved_bytes(model: Any, function: Callable[[], Any]) -> float:

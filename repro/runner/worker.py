@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import math
 import os
 import shutil
 import sys
@@ -112,7 +113,8 @@ def perform(run: Run, progress: Progress | None = None, engine: Engine | None = 
         outcome = function(config, context)
     if not isinstance(outcome, Outcome):
         raise TypeError(f"{run.entry} gave a {type(outcome).__name__}, not an Outcome")
-    outcome.profile.setdefault("peak_memory_bytes", memory.peak_bytes)
+    if math.isfinite(memory.peak_bytes):
+        outcome.profile.setdefault("peak_memory_bytes", memory.peak_bytes)
     outcome.encoded_pictures()  # too many of them: the experiment's fault, and named as such
     return outcome, [step for step in keep.taken_up if step] if keep else []
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +100,16 @@ def test_peak_memory_sees_a_large_tensor():
     with PeakMemory() as memory:
         torch.ones(64 * 2**20 // 4).add_(1)
     assert memory.peak_bytes > before.peak_bytes + 32 * 2**20
+
+
+def test_a_peak_that_may_be_an_earlier_one_is_not_told(monkeypatch):
+    def refuse(self, text):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with PeakMemory() as memory:
+        pass
+    assert math.isnan(memory.peak_bytes)
 
 
 def test_training_bytes_are_sixteen_per_parameter():
