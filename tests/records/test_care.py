@@ -132,7 +132,6 @@ def test_a_conflict_is_reported_and_nothing_is_chosen(store, tmp_path):
 
 def test_a_merge_that_cannot_be_written_is_no_traceback(store, tmp_path, monkeypatch, capsys):
     write_reference([make(0), make(1)], tmp_path / "other")
-    store.root.parent.mkdir(exist_ok=True)
     store.root.write_text("a file where the store would be")
     with pytest.raises(CannotStore, match="cannot be written"):
         care.merge(tmp_path / "other", store)
